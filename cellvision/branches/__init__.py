@@ -1,0 +1,86 @@
+"""Branches: a modality behind one contract. A branch is one file and one line in `BRANCHES`.
+
+Everything downstream - plan, pretrain, embed, finetune, predict, ablate, report - knows a branch by this page alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, SerializeAsAny
+
+from cellvision.core.config import StageModel
+from cellvision.core.items import Items
+from cellvision.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BRANCHES = Registry(
+    "branch",
+    {
+        "image": "cellvision.branches.image:ImageBranch",
+        "tabular": "cellvision.branches.tabular:TabularBranch",
+    },
+)
+BranchConfig = Annotated[SerializeAsAny[StageModel], BeforeValidator(BRANCHES.config)]
+State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A plain model on plain features: `estimator` is logistic or forest; `shortcut` says it looks where no cell is."""
+
+    estimator: str
+    features: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    shortcut: bool = False
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How strongly to vary items, and the key (seed, names …) that the variation depends on, and on nothing else."""
+
+    strength: Literal["weak", "strong"]
+    key: tuple[Any, ...]
+
+
+class Branch(Protocol):
+    """Opens the items at `path`; `reserved` columns hold labels or units and are never inputs.
+
+    Rows are positions in `items.table`.
+    """
+
+    Config: type[StageModel]
+    items: Items
+    default_encoder: str
+
+    def __init__(self, cfg: Any, path: Path, reserved: tuple[str, ...] = ()) -> None: ...
+
+    def schema(self) -> dict[str, Any]:
+        """What new data must have to go through a model trained on this: channels and scale, or feature names."""
+        ...
+
+    def check(self, schema: dict[str, Any]) -> list[str]:
+        """Align these items with a trained model's schema; notes for the person, ConfigError where it cannot be."""
+        ...
+
+    def fit(self, rows: NDArray[np.int64]) -> State:
+        """Learn the preprocessing from training rows only."""
+        ...
+
+    def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray:
+        """Network input, first axis the rows; each row's variation is independent of the others in the batch."""
+        ...
+
+    def network(self, name: str, state: State) -> nn.Module:
+        """A random encoder of that name: input batch -> (n, num_features) features."""
+        ...
+
+    def baselines(self) -> dict[str, Baseline]:
+        """The plain models every result stands beside."""
+        ...

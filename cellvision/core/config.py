@@ -1,0 +1,193 @@
+"""Configs: strict frozen models, read from YAML, flags and `--set`; keys marked runtime never change a result.
+
+Order: defaults < file < flags < set. Unknown keys are errors that name the nearest key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cellvision.core.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StageModel(BaseModel):
+    """Base of every config: frozen, no unknown keys, defaults validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    short: ClassVar[dict[str, str]] = {}  # flags for nested keys: {"steps": "loop.steps"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_default_plugins(cls, data: Any) -> Any:
+        """`segmenter: {diameter: 30}` means the default segmenter with that diameter."""
+        if not isinstance(data, dict):
+            return data
+        named = {
+            key: {"name": cls.model_fields[key].default} | value
+            for key, value in data.items()
+            if key in cls.model_fields and isinstance(cls.model_fields[key].default, str) and isinstance(value, dict)
+        }
+        return data | named
+
+
+def option(default: Any = ..., text: str = "", *, runtime: bool = False, flag: bool = True, **bounds: Any) -> Any:
+    """A config field: its default, one line of help with units; `flag=False` leaves it to `--set` and files."""
+    return Field(default, description=text, json_schema_extra={"runtime": runtime, "flag": flag}, **bounds)
+
+
+class StageConfig(StageModel):
+    """What every stage understands."""
+
+    seed: int = option(0, "root of every random stream", ge=0)
+    workers: int | None = option(
+        None, "processes that prepare data; 0 uses none, absent the stage decides", runtime=True, ge=0
+    )
+    threads: int | None = option(None, "threads of torch; absent means every core", runtime=True, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where networks run", runtime=True)
+    strict: bool = option(False, "exit with code 2 when an input was rejected", runtime=True)
+
+
+def field_traits(model: type[BaseModel], name: str) -> dict[str, Any]:
+    extra = model.model_fields[name].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def result_keys(cfg: BaseModel) -> dict[str, Any]:
+    """The part of a config that can change a result, as plain values (runtime fields left out, at every depth)."""
+    kept = {}
+    for name in type(cfg).model_fields:
+        if field_traits(type(cfg), name).get("runtime"):
+            continue
+        value = getattr(cfg, name)
+        kept[name] = result_keys(value) if isinstance(value, BaseModel) else json.loads(json.dumps(value, default=str))
+    return kept
+
+
+def fingerprint(payload: Any) -> str:
+    """16 hex digits of the canonical JSON of `payload`."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_yaml(cfg: BaseModel) -> str:
+    import yaml
+
+    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML with the 1.2 idea of scalars: 1e-3 is a number, `no` is a word. Raises yaml.YAMLError."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """A safe loader with rules of its own."""
+
+    replaced = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    Loader.yaml_implicit_resolvers = {
+        first: [rule for rule in rules if rule[0] not in replaced]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    truth = r"^(?:true|True|TRUE|false|False|FALSE)$"
+    number = r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(truth), list("tTfF"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(number), list("-+.0123456789"))
+    return yaml.load(text, Loader=Loader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; ConfigError names the file and what is wrong with it."""
+    import yaml
+
+    try:
+        data = parse_yaml(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict | NoneType):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(data).__name__}")
+    return data or {}
+
+
+def assign(target: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings; a plugin given by name alone becomes a mapping that keeps the name."""
+    *parents, last = dotted.split(".")
+    for key in parents:
+        inner = target.get(key)
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        target[key] = inner if isinstance(inner, dict) else {}
+        target = target[key]
+    held = target.get(last)
+    if isinstance(held, dict) and "name" in held and isinstance(value, str):
+        value = {"name": value}
+    target[last] = value
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """`key=value` -> (key, value), the value read as YAML."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set wants key=value, got {text!r}")
+    try:
+        return key.strip(), parse_yaml(value)
+    except yaml.YAMLError:
+        return key.strip(), value
+
+
+def build(model: type[Model], data: Mapping[str, Any]) -> Model:
+    """Validate `data`; every fault in one line of plain words."""
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_faults(model, error))) from None
+
+
+def _faults(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            yield unknown_key(where, keys_beside(model, fault["loc"]))
+        elif fault["type"] == "missing":
+            yield f"{where} is required"
+        else:
+            yield f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
+
+
+def keys_beside(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that would have been valid where an unknown one stood."""
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}" if known else ""
+    return f"unknown key {key!r}{hint}"
+
+
+def load(model: type[StageModel], file: Path | None, flags: Mapping[str, Any], sets: list[str]) -> StageModel:
+    """Merge file, flags and sets, in that order, and validate."""
+    data = read_yaml(file) if file else {}
+    for key, value in flags.items():
+        assign(data, key, value)
+    for text in sets:
+        assign(data, *parse_set(text))
+    return build(model, data)

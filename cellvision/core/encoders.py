@@ -1,0 +1,240 @@
+"""Encoders: timm networks behind a fixed normalisation, their files, and what each of them has seen.
+
+An encoder on disk is a folder with weights.safetensors and encoder.json (network, branch, schema, the hashes of the
+sources it saw, licence). Nothing pickled is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellvision.core import files
+from cellvision.core.errors import ConfigError, UnsafeInput
+
+if TYPE_CHECKING:
+    from cellvision.branches import Branch, State
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+PICKLED = {".pt", ".pth", ".ckpt", ".pkl", ".joblib", ".bin"}
+STATE = "state."  # prefix of the fitted preprocessing among the tensors
+
+
+class Normalised(nn.Module):
+    """A timm network on uint8 crops: (n, S, S, C) in 0..255 -> (n, num_features)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: NDArray, std: NDArray) -> None:
+        super().__init__()
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.num_features = int(backbone.num_features)  # type: ignore[arg-type]
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        pixels = crops.permute(0, 3, 1, 2).contiguous(
+            memory_format=torch.channels_last
+        )  # a view: the bytes lie so already
+        return self.backbone((pixels.float() - self.mean) / self.std)
+
+
+def timm_network(name: str, channels: int, size: int, pretrained: bool = False) -> nn.Module:
+    """A timm network without its classifier. ConfigError for a name timm does not know, or a download that fails."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture) or (tag and name not in timm.list_models(f"{architecture}.*", pretrained=True)):
+        import difflib
+
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
+        raise ConfigError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
+    if timm.get_pretrained_cfg(architecture) and timm.get_pretrained_cfg(architecture).fixed_input_size:
+        settings["img_size"] = size
+    if not pretrained:
+        return timm.create_model(name, **settings)
+    try:
+        return timm.create_model(name, **settings)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the weights of {name} could not be fetched ({type(error).__name__}); without a network give a random "
+            f"{architecture}, an embedded encoder or {architecture}@FILE.safetensors"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network ready for items, and where its weights come from."""
+
+    module: nn.Module
+    name: str
+    state: State
+    origin: str
+    seen: frozenset[str] = frozenset()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(spec: str) -> str:
+    """What an --encoder text stands for: its content hash or its name, to be part of a fingerprint."""
+    folder = find(spec)
+    if folder:
+        return files.sha256_file(folder / "weights.safetensors")[:32]
+    name, at, source = spec.partition("@")
+    return f"{name}@{files.sha256_file(Path(source))[:32]}" if at and Path(source).is_file() else spec
+
+
+def find(spec: str) -> Path | None:
+    """The folder behind the name of an embedded encoder, a run or an encoder folder; None for other texts."""
+    for folder in (WEIGHTS / spec, Path(spec), Path(spec) / "encoder", Path(spec) / "model"):
+        if (folder / "encoder.json").is_file():
+            return folder
+    return None
+
+
+def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Trained:
+    """`--encoder`: a network's name (random weights), NAME@imagenet, NAME@FILE, an embedded name, or a run.
+
+    rows are the training rows, for preprocessing that is fitted; a trained encoder brings its own.
+    """
+    folder = find(spec)
+    if folder:
+        return load(folder, branch)
+    if Path(spec).suffix in PICKLED | {".safetensors"} and "@" not in spec:
+        _refuse_pickled(Path(spec))
+        raise ConfigError(f"say which network the weights in {spec} belong to: NAME@{spec}")
+    name, _, source = spec.partition("@")
+    state = branch.fit(rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = branch.network(spec if source == "imagenet" else name, state)
+    if source in ("", "imagenet"):
+        return Trained(module, name, state, "ImageNet weights from timm" if source else "random weights")
+    _refuse_pickled(Path(source))
+    weights = read_tensors(Path(source))[0]
+    weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "head.", "classifier."))}
+    target = module.backbone if isinstance(module, Normalised) else module
+    load_into(target, weights, source)
+    return Trained(module, name, state, f"weights from {Path(source).name}")
+
+
+def _refuse_pickled(path: Path) -> None:
+    if path.suffix in PICKLED:
+        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; convert it to safetensors")
+
+
+def save(
+    folder: Path, module: nn.Module, state: State, facts: Mapping[str, Any], extra: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write weights.safetensors (network, fitted state, extra tensors) and encoder.json."""
+    tensors = {f"network.{key}": value for key, value in module.state_dict().items()}
+    tensors |= {f"{STATE}{key}": torch.as_tensor(np.asarray(value)) for key, value in state.items()}
+    write_tensors(folder / "weights.safetensors", {**tensors, **(extra or {})})
+    files.write_json(folder / "encoder.json", {"schema_version": 1, **facts})
+
+
+def load(folder: Path, branch: Branch) -> Trained:
+    """Read what `save` wrote and check it against the branch's items."""
+    facts = files.read_json(folder / "encoder.json")
+    if facts.get("schema_version") != 1:
+        raise ConfigError(
+            f"{folder} was written by another version of cellvision (schema {facts.get('schema_version')})"
+        )
+    if facts["branch"] != branch.Config().name:  # type: ignore[attr-defined]
+        raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.Config().name!r}")  # type: ignore[attr-defined]
+    branch.check(facts["schema"])
+    tensors = read_tensors(folder / "weights.safetensors")[0]
+    state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
+    module = branch.network(facts["network"], state)
+    own = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    load_into(module, own, str(folder))
+    return Trained(module, facts["network"], state, facts["origin"], frozenset(facts["seen"]), facts)
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit."""
+    own = module.state_dict()
+    for key in sorted({*own, *weights}):
+        if key not in weights or key not in own or own[key].shape != weights[key].shape:
+            raise ConfigError(
+                f"{what} does not fit the network: tensor {key!r} is missing, unknown or of another shape"
+            )
+        if weights[key].is_floating_point() and not torch.isfinite(weights[key]).all():
+            raise ConfigError(f"{what} holds values that are not finite in tensor {key!r}")
+    module.load_state_dict(dict(weights))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    from safetensors.torch import save_file
+
+    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    with files.atomic(path) as temporary:
+        save_file(plain, temporary, dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file. ConfigError when it is missing, damaged or padded."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"no weights at {path}")
+    _check_length(path)
+    try:
+        with safe_open(path, "pt") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} is no sound safetensors file ({error})") from None
+
+
+def _check_length(path: Path) -> None:
+    """The header's length and its last offset must add up to the file's size exactly."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length + 8 > size or length > 100_000_000:
+            raise ConfigError(f"{path} is no sound safetensors file (a header of {length} bytes in a file of {size})")
+        try:
+            header = json.loads(handle.read(length))
+            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConfigError(f"{path} is no sound safetensors file (its header cannot be read)") from None
+    if 8 + length + end != size:
+        raise ConfigError(f"{path} holds {size - 8 - length - end} bytes more than its header says")
+
+
+def last_layer(module: nn.Module) -> set[str]:
+    """Names of the parameters of the last block: what `--tune last` trains."""
+    backbone, prefix = (module.backbone, "backbone.") if isinstance(module, Normalised) else (module, "")
+    if hasattr(backbone, "group_matcher"):
+        from timm.models import group_parameters
+
+        layers = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
+        return {prefix + name for name, layer in layers.items() if layer == max(layers.values())}
+    names = [name for name, _ in module.named_parameters()]
+    last = names[-1].rsplit(".", 1)[0]
+    return {name for name in names if name.rsplit(".", 1)[0] == last}
+
+
+def embed(
+    module: nn.Module, branch: Branch, state: State, rows: NDArray[np.int64], batch: int = 256
+) -> NDArray[np.float32]:
+    """(n,) rows -> (n, num_features) float32, in evaluation mode, so that no item depends on its batch mates."""
+    from cellvision.core.loop import autocast, device_of
+
+    module.eval()
+    device = device_of(module)
+    out = np.empty((len(rows), int(module.num_features)), np.float32)  # type: ignore[arg-type]
+    with torch.inference_mode(), autocast(module, "auto"):
+        for start in range(0, len(rows), batch):
+            chunk = torch.from_numpy(branch.batch(rows[start : start + batch], state)).to(device)
+            out[start : start + batch] = module(chunk).float().cpu().numpy()
+    return out

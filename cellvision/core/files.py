@@ -1,0 +1,96 @@
+"""Files: atomic writes, hashes, and names that are safe anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and takes the name, on failure it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, payload: Any) -> None:
+    """JSON with sorted keys; a NaN becomes null, since JSON knows none."""
+    write_text(path, json.dumps(plain(payload), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """Numpy and pathlib values as JSON's own types, not-a-number and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def write_parquet(path: Path, table: Any) -> None:
+    """A pandas table as Parquet, without the index."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def write_csv(path: Path, table: Any) -> None:
+    """A pandas table as CSV; text a spreadsheet would run as a formula is prefixed with an apostrophe."""
+    safe = table.copy()
+    for name in safe.columns:
+        if safe[name].dtype.kind not in "biuf":
+            safe[name] = [inert(value) for value in safe[name]]
+    safe.columns = [inert(str(name)) for name in safe.columns]
+    with atomic(path) as temporary:
+        safe.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def inert(value: Any) -> Any:
+    """Text that starts like a formula gets an apostrophe in front; everything else is left alone."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_tree(folder: Path, skip: frozenset[str] = frozenset()) -> str:
+    """One hash over the relative names and contents of all files below `folder`, except names in `skip`."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        name = path.relative_to(folder).as_posix()
+        if name.split("/", 1)[0] in skip or name in skip:
+            continue
+        total.update(f"{name}\0{sha256_file(path)}\n".encode("utf-8", "surrogateescape"))
+    return total.hexdigest()[:32]

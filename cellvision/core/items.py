@@ -1,0 +1,107 @@
+"""Items tables and memory-mapped crops: what every branch yields and every later stage reads.
+
+An items table has item_id, source_id (the bag: image, file or row), source_hash (its content), unit, group, and
+then the branch's own columns. Crops lie in `crops/00000.npy …`, (n, S, S, C+1) uint8, the mask as last channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import files
+from cellvision.core.errors import ConfigError, NoUsableInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHARD_ROWS = 4096
+COLUMNS = ("item_id", "source_id", "source_hash", "unit", "group")
+
+
+@dataclass(frozen=True)
+class Items:
+    """One table of items; `missed` holds annotations (source_id, label) that no item answers to."""
+
+    table: pd.DataFrame
+    content: str
+    missed: pd.DataFrame
+    stamps: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in COLUMNS if name not in self.table]
+        if missing:
+            raise ConfigError(f"the items table lacks the columns {', '.join(missing)}")
+        if self.table.empty:
+            raise NoUsableInput("the items table is empty; nothing to learn from")
+        repeated = self.table["item_id"][self.table["item_id"].duplicated()]
+        if len(repeated):
+            raise ConfigError(f"item_id must be unique; {repeated.iloc[0]!r} stands more than once")
+
+
+def no_missed() -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({"source_id": pd.Series(dtype=str), "label": pd.Series(dtype=str)})
+
+
+def pack_crops(parts: Iterable[NDArray[np.uint8]], folder: Path, total: int, shape: tuple[int, ...]) -> None:
+    """Stream parts, each (n_i, S, S, C+1) and in image order, into shards of SHARD_ROWS rows."""
+    stream = iter(parts)
+    left: NDArray[np.uint8] = np.empty((0, *shape), np.uint8)
+    for number, start in enumerate(range(0, total, SHARD_ROWS)):
+        rows = min(SHARD_ROWS, total - start)
+        with files.atomic(folder / f"{number:05d}.npy") as temporary, temporary.open("wb") as handle:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *shape)}
+            np.lib.format.write_array_header_1_0(handle, header)
+            while rows:
+                while not len(left):
+                    left = next(stream)
+                taken, left = left[:rows], left[rows:]
+                handle.write(taken.tobytes())
+                rows -= len(taken)
+
+
+class Crops:
+    """Random reads from the shards of one segment run; opened lazily, so that it travels to worker processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: list[NDArray[np.uint8]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_shards": None}
+
+    @property
+    def shards(self) -> list[NDArray[np.uint8]]:
+        if self._shards is None:
+            self._shards = [
+                np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))
+            ]
+        return self._shards
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(S, S, C+1) of one crop."""
+        if not self.shards:
+            raise NoUsableInput(f"no crops in {self.folder}")
+        return tuple(self.shards[0].shape[1:])
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(n,) global rows -> (n, S, S, C+1), a copy in the order asked for."""
+        rows = np.asarray(rows, np.int64)
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        shard_of, row_in = np.divmod(rows, SHARD_ROWS)
+        for number in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == number)
+            out[here] = self.shards[number][row_in[here]]
+        return out

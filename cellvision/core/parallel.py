@@ -1,0 +1,83 @@
+"""Work spread over processes, results in order, memory bounded; the same bits with any number of workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+from cellvision.core import signals
+from cellvision.core.errors import CellvisionError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+AHEAD = 4  # tasks in flight per worker
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+    """`map` over processes, each with one thread; workers <= 1 runs here. A worker that dies is one clear error, not a hang."""
+    if workers <= 1:
+        one_thread()
+        yield from map(work, tasks)
+        return
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(_with_one_thread, work, task))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise CellvisionError(
+            "a worker process died (out of memory?); repeat the command with fewer --workers"
+        ) from None
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()  # a training inside saves its checkpoint first
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def one_thread() -> None:
+    """One thread for OpenCV and torch: the processes are the parallelism, and sums keep their order."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _with_one_thread(work: Callable[[Any], Result], task: Any) -> Result:
+    one_thread()
+    return work(task)
+
+
+def _start_worker() -> None:
+    """The parent decides about Ctrl-C; a worker whose parent is gone must not go on holding a run directory."""
+    signals.install(interactive=False)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

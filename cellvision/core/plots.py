@@ -1,0 +1,170 @@
+"""Pictures: previews of masks, sheets of crops, curves, confusion matrices and intervals. matplotlib lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import files, masks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+OUTLINE = (255, 214, 0)
+TILE = 360  # px, side of an image in the preview
+
+
+def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
+    """A figure without a window system, so that nothing depends on a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(made)
+    return made, made.subplots(**settings)
+
+
+def save(made: Figure, path: Path) -> None:
+    with files.atomic(path) as temporary:
+        made.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def save_pixels(path: Path, pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    with files.atomic(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = TILE) -> NDArray[np.uint8]:
+    """(H, W, C), (H, W) -> the image with the cells' outlines, fitted into side x side."""
+    import cv2
+
+    rgb = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
+    factor = side / max(rgb.shape[:2])
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    inside = cv2.resize(labels.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    edge = np.zeros(inside.shape, bool)
+    edge[:, 1:] |= inside[:, 1:] != inside[:, :-1]
+    edge[1:] |= inside[1:] != inside[:-1]
+    small[edge] = OUTLINE
+    canvas = np.full((side, side, 3), 255, np.uint8)
+    canvas[: small.shape[0], : small.shape[1]] = small
+    return canvas
+
+
+def preview(
+    entries: Iterable[Any], images: pd.DataFrame, folder: Path, path: Path, load: Callable[[Any], NDArray[np.uint8]]
+) -> None:
+    """Up to twelve images, spread over the groups, with the outlines of their cells and captions."""
+    shown = images[images["status"] == "ok"].sort_values("path")
+    shown = (
+        shown.assign(turn=shown.groupby("group").cumcount())
+        .sort_values(["turn", "group"])
+        .head(12)
+        .sort_values(["group", "path"])
+    )
+    by_id = {entry.image_id: entry for entry in entries}
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    made, axes = figure(3 * columns, 3.2 * rows, nrows=rows, ncols=columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row in zip(axes.flat, shown.itertuples(), strict=False):
+        axis.imshow(outlined(load(by_id[row.image_id]), masks.read(folder / f"{row.image_id}.tif")))
+        axis.set_title(f"{_plain(row.group)}: {row.n_cells} cells", fontsize=9)
+    save(made, path)
+
+
+def _plain(text: Any) -> str:
+    """Text that matplotlib's math mode leaves alone."""
+    return str(text).replace("$", r"\$")
+
+
+def crop_sheet(crops: NDArray[np.uint8], columns: int, side: int = 72) -> NDArray[np.uint8]:
+    """(n, S, S, C+1) -> one RGB sheet of n tiles, the cell's outline drawn thinly."""
+    rows = -(-len(crops) // columns)
+    sheet = np.full((rows * (side + 2), columns * (side + 2), 3), 255, np.uint8)
+    for number, crop in enumerate(crops):
+        y, x = (number // columns) * (side + 2), (number % columns) * (side + 2)
+        sheet[y : y + side, x : x + side] = outlined(crop[..., :-1], (crop[..., -1] > 127).astype(np.int32), side)
+    return sheet
+
+
+def curves(table: pd.DataFrame, path: Path) -> None:
+    """Pretraining: loss against chance; kNN on held-out units; effective rank; identity of the source."""
+    panels = [name for name in ("loss", "knn", "rank", "identity") if name in table]
+    titles = {
+        "loss": "loss", "knn": "kNN, held-out units\n(balanced accuracy)",
+        "rank": "effective rank", "identity": "kNN of the source\n(identity, lower is better)",
+    }  # fmt: skip
+    made, axes = figure(3 * len(panels), 2.7, ncols=len(panels), squeeze=False)
+    for axis, name in zip(axes.flat, panels, strict=True):
+        seen = table.dropna(subset=[name])
+        axis.plot(seen["step"], seen[name], color="0.1", lw=1, marker="" if name == "loss" else "o", ms=3)
+        chance = {"loss": "chance", "identity": "identity_chance"}.get(name)
+        if chance in table:
+            axis.axhline(float(table[chance].dropna().iloc[0]), color="0.5", ls="--", lw=1, label="chance")
+            axis.legend(frameon=False, fontsize=8)
+        axis.set(title=titles[name], xlabel="step")
+        axis.title.set_fontsize(9)
+    save(made, path)
+
+
+def confusion_matrix(scored: pd.DataFrame, path: Path, level: str) -> None:
+    """Counts, rows shaded by their share; rows are the label, columns the prediction."""
+    classes = sorted(set(scored["truth"]))
+    columns = [*classes, *sorted(set(scored["predicted"]) - set(classes))]
+    counts = np.array([[((scored["truth"] == t) & (scored["predicted"] == p)).sum() for p in columns] for t in classes])
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = 1.6 + 0.42 * len(columns)
+    made, axis = figure(size + 1, 1.4 + 0.36 * len(classes))
+    axis.imshow(share, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        axis.text(
+            column,
+            row,
+            str(count),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="w" if share[row, column] > 0.55 else "k",
+        )
+    units = scored.groupby("truth")["unit"].nunique()
+    labels = [_plain(name) or "not found" for name in columns]
+    axis.set_xticks(range(len(columns)), labels, rotation=45, ha="right", fontsize=8)
+    axis.set_yticks(range(len(classes)), [f"{_plain(name)} ({units[name]} units)" for name in classes], fontsize=8)
+    axis.set_xlabel(f"predicted (number of {level}s)", fontsize=9)
+    axis.set_ylabel("label", fontsize=9)
+    save(made, path)
+
+
+def intervals(
+    names: list[str], values: NDArray, low: NDArray, high: NDArray, path: Path, xlabel: str, line: float | None = None
+) -> None:
+    """One row an arm: point and interval, with a line for chance or for no difference."""
+    made, axis = figure(7, 0.9 + 0.32 * len(names))
+    y = np.arange(len(names))[::-1]
+    axis.errorbar(
+        values,
+        y,
+        xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
+        fmt="o",
+        color="0.1",
+        ms=4,
+        capsize=3,
+        lw=1,
+    )
+    if line is not None:
+        axis.axvline(line, color="0.5", ls="--", lw=1)
+    axis.set_yticks(y, [_plain(name) for name in names], fontsize=8)
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.grid(axis="x", color="0.9")
+    save(made, path)

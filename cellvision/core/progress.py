@@ -1,0 +1,45 @@
+"""Progress with an honest time left: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+QUIET_S = 15.0  # seconds between two lines where there is no terminal
+
+
+def say(text: str) -> None:
+    """One line for the person, on stderr, so that stdout stays for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
+    """Pass items through, reporting how many are done and how long the rest will take.
+
+    The rate is measured over this call alone, so that a resumed run does not count what was done before.
+    """
+    begun = shown = time.monotonic()
+    terminal = sys.stderr.isatty()
+    for count, item in enumerate(items, start + 1):
+        yield item
+        now = time.monotonic()
+        if now - shown >= (0.2 if terminal else QUIET_S) and count < total:
+            shown = now
+            rate = (count - start) / (now - begun)
+            line = f"{what}: {count}/{total}, {rate:.3g}/s, {duration((total - count) / rate)} left"
+            print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    if terminal and shown > begun:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

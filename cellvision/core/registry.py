@@ -1,0 +1,46 @@
+"""Registries: a family's plugins by name, each imported when it is first asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from cellvision.core.config import StageModel, build
+from cellvision.core.errors import ConfigError
+
+
+class Registry:
+    """Name -> "module:Class". A plugin is a class with a nested `Config` whose `name` is the registered one."""
+
+    def __init__(self, family: str, entries: Mapping[str, str]) -> None:
+        self.family = family
+        self.entries = dict(entries)
+
+    def names(self) -> list[str]:
+        return list(self.entries)
+
+    def load(self, name: str) -> Any:
+        """The plugin class. ConfigError names the nearest known one."""
+        if name not in self.entries:
+            close = difflib.get_close_matches(name, self.entries, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(self.entries)}"
+            raise ConfigError(f"no {self.family} named {name!r}{hint}")
+        module, _, attribute = self.entries[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def config(self, value: Any) -> StageModel:
+        """A name, a mapping with a name, or a ready config -> the plugin's own validated config."""
+        if isinstance(value, StageModel):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ConfigError(f"a {self.family} is given by name or as a mapping with a name, got {value!r}")
+        return build(self.load(value["name"]).Config, value)
+
+    def build(self, value: Any, **extra: Any) -> Any:
+        """The plugin itself, made from its config; `extra` goes to its constructor."""
+        cfg: Any = self.config(value)
+        return self.load(cfg.name)(cfg, **extra)

@@ -1,0 +1,197 @@
+"""Run directories: claimed by one process, resumed, reused when finished, refused when made by another config.
+
+`run.json` says what the directory is made of. The fingerprint hashes stage, revision, the config without runtime
+keys, and the content of the inputs; the content hash covers every file the stage wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from cellvision import __version__
+from cellvision.core import files
+from cellvision.core.config import StageConfig, fingerprint, result_keys, to_yaml
+from cellvision.core.errors import ConfigError
+
+SCHEMA = 1
+BOOKKEEPING = frozenset({"run.json", "log.jsonl", "config.yaml", "runs", "report.html"})
+LIBRARIES = ("torch", "timm", "lightly", "cellpose", "albumentations", "numpy", "scikit-learn", "pandas")
+
+
+class RunDir:
+    """One claimed run directory; use it as a context manager. `done` tells that a finished twin was found."""
+
+    def __init__(self, path: Path, record: dict[str, Any], done: bool, lock: TextIO) -> None:
+        self.path = path
+        self.record = record
+        self.done = done
+        self._lock = lock
+
+    @classmethod
+    def claim(
+        cls, out: Path, stage: str, cfg: StageConfig, inputs: Mapping[str, str] | None = None, revision: int = 1
+    ) -> RunDir:
+        """Take `out` for this stage, config and inputs. ConfigError when another process or another config has it."""
+        what = {"stage": stage, "revision": revision, "config": result_keys(cfg), "inputs": dict(inputs or {})}
+        out.mkdir(parents=True, exist_ok=True)
+        lock = _lock(out)
+        record = _read_record(out)
+        mine = fingerprint(what)
+        if record and record["fingerprint"] != mine:
+            lock.close()
+            raise ConfigError(
+                f"{out} was made by another configuration ({'; '.join(_differences(record, what))}); "
+                "give another --out, or delete the folder to start again"
+            )
+        if not record and any(entry.name != ".lock" for entry in out.iterdir()):
+            lock.close()
+            raise ConfigError(f"{out} is not empty and is no run directory; give a new or empty --out")
+        done = bool(record) and record["status"] == "done"
+        if not done:
+            record = {
+                "schema": SCHEMA, **what, "status": "running", "fingerprint": mine, "command": sys.argv[:],
+                "seed": cfg.seed, "versions": _versions(), "git": _git(), "started": record.get("started", _now()),
+            }  # fmt: skip
+            files.write_text(out / "config.yaml", to_yaml(cfg))
+            files.write_json(out / "run.json", record)
+        return cls(out, record, done, lock)
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, Exception) and not self.done:
+            files.write_json(
+                self.path / "run.json", self.record | {"status": "broken", "error": f"{kind.__name__}: {error}"}
+            )
+        self._lock.close()
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to run.json (device, threads, stamps); kept even when the run breaks later."""
+        self.record |= facts
+        files.write_json(self.path / "run.json", self.record)
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append one line to log.jsonl."""
+        line = json.dumps(files.plain({"time": _now(), "event": event, **facts}), ensure_ascii=False)
+        with (self.path / "log.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as handle:
+            handle.write(line + "\n")
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the flat metrics, hash what was made, and only then say done."""
+        files.write_json(self.path / "metrics.json", dict(metrics))
+        self.record |= {"content": files.hash_tree(self.path, BOOKKEEPING), "finished": _now(), "status": "done"}
+        files.write_json(self.path / "run.json", self.record)
+        self.done = True
+
+
+def content_of(path: Path) -> str:
+    """The content hash of a finished run, or of any file; ConfigError when the run is unfinished or missing."""
+    if path.is_file():
+        return files.sha256_file(path)[:32]
+    if not path.exists():
+        raise ConfigError(f"nothing at {path}; expected a run directory or a file")
+    record = _read_record(path)
+    if not record:
+        raise ConfigError(f"{path} is no run directory (it has no run.json)")
+    if record["status"] != "done":
+        raise ConfigError(f"the run in {path} is {record['status']}; repeat its command to finish it")
+    return str(record["content"])
+
+
+def is_run(path: Path, stage: str | None = None) -> bool:
+    record = _read_record(path) if path.is_dir() else {}
+    return bool(record) and (stage is None or record["stage"] == stage)
+
+
+def _read_record(out: Path) -> dict[str, Any]:
+    path = out / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        record: dict[str, Any] = files.read_json(path)
+    except ValueError:
+        raise ConfigError(f"{path} is damaged; delete the folder {out} and run again") from None
+    if record.get("schema") != SCHEMA:
+        made = record.get("versions", {}).get("cellvision", "unknown")
+        raise ConfigError(
+            f"{out} has run schema {record.get('schema')} (cellvision {made}); this is {__version__}, schema {SCHEMA}"
+        )
+    return record
+
+
+def _differences(record: dict[str, Any], what: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for everything that differs, dotted."""
+    old, new = (_flat({key: side.get(key) for key in what}) for side in (record, files.plain(what)))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return [f"{key.removeprefix('config.')}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed[:6]]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: leaf for name, inner in tree.items() for key, leaf in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def _lock(out: Path) -> TextIO:
+    handle = (out / ".lock").open("a+", encoding="utf-8")
+    try:
+        _lock_file(handle)
+    except OSError:
+        handle.seek(0)
+        holder = handle.read().strip() or "unknown"
+        handle.close()
+        raise ConfigError(f"{out} is in use by process {holder}; wait for it or give another --out") from None
+    handle.seek(0)
+    handle.truncate()
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def _lock_file(handle: TextIO) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    found = {"cellvision": __version__, "python": sys.version.split()[0]}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "missing"
+    return found
+
+
+def _git() -> str | None:
+    """The commit of the working folder, with a plus when it has changes; None outside git."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

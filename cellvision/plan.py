@@ -1,0 +1,110 @@
+"""Stage: items -> units, exact duplicates, folds, and what may be claimed. Writes plan.json and splits.csv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellvision.branches import BRANCHES, BranchConfig
+from cellvision.core import files, splits
+from cellvision.core.config import StageConfig, option
+from cellvision.core.items import Items
+from cellvision.core.progress import say
+from cellvision.core.rundir import RunDir, content_of
+from cellvision.core.splits import Splits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REVISION = 1
+MIL_BAGS = 10  # bags a class that bag-level learning needs
+
+
+class Config(StageConfig):
+    """Options of `plan`."""
+
+    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
+    branch: BranchConfig = option("image", "image or tabular")  # type: ignore[valid-type]
+    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
+    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
+    folds: int = option(splits.FOLDS, "folds where every group has enough units", ge=2)
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Find the units and deal them into folds; groups with too few are reported, never an error."""
+    branch = BRANCHES.load(cfg.branch.name)(cfg.branch, cfg.items)  # type: ignore[attr-defined]
+    inputs = {"items": branch.items.content} | ({"units": content_of(cfg.units)} if cfg.units else {})
+    with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
+        if claimed.done:
+            return
+        made = splits.make(branch.items, splits.unit_column(branch.items, cfg.unit, cfg.units), cfg.folds)
+        found = describe(branch.items, made)
+        made.write(out / "splits.csv")
+        files.write_json(out / "plan.json", found)
+        for line in found["claims"]:
+            say(f"plan: {line}")
+        claimed.finish(
+            {"units": found["units"], "folds": found["folds"], "label_conflicts": len(found["label_conflicts"])}
+        )
+
+
+def describe(items: Items, made: Splits) -> dict[str, Any]:
+    """Units and items per group, duplicates, the strongest protocol and the claims it allows."""
+    table = items.table.assign(fold=made.fold_of(items), unit=made.unit_of(items))
+    groups = {
+        str(group): {
+            "units": int(some["unit"].nunique()), "sources": int(some["source_id"].nunique()), "items": len(some),
+            "annotated": int(some["annotation"].notna().sum()) if "annotation" in some else 0,
+            "evaluated": bool((some["fold"] >= 0).any()), "mil": bool(some["source_id"].nunique() >= MIL_BAGS),
+        }
+        for group, some in table.groupby("group")
+    }  # fmt: skip
+    duplicates, conflicts = find_duplicates(table)
+    protocol = f"{made.folds} folds by unit" if made.folds >= 2 else "none: no group has two units"
+    return {
+        "units": int(table["unit"].nunique()), "folds": made.folds, "protocol": protocol, "groups": groups,
+        "duplicates": duplicates, "label_conflicts": conflicts, "stamps": list(items.stamps),
+        "claims": list(claims(groups, protocol, duplicates, conflicts, items)),
+    }  # fmt: skip
+
+
+def find_duplicates(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
+    """Sets of sources with the same content, and those of them that stand in more than one group."""
+    sources = table.drop_duplicates("source_id")
+    same = [some for _, some in sources.groupby("source_hash") if len(some) > 1]
+    return (
+        [sorted(some["source_id"]) for some in same],
+        [sorted(some["source_id"]) for some in same if some["group"].nunique() > 1],
+    )
+
+
+def claims(
+    groups: dict[str, dict[str, Any]],
+    protocol: str,
+    duplicates: list[list[str]],
+    conflicts: list[list[str]],
+    items: Items,
+) -> list[str]:
+    """Plain sentences: what these data can and cannot show."""
+    lines = [f"protocol: {protocol}; {sum(group['units'] for group in groups.values())} units in {len(groups)} groups"]
+    alone = [name for name, group in groups.items() if not group["evaluated"]]
+    if alone:
+        lines.append(f"cannot be evaluated (fewer than two units): {', '.join(alone)}")
+    if len(groups) < 2:
+        lines.append("one group only: the folder's name teaches nothing; annotations are needed as target")
+    few = [name for name, group in groups.items() if not group["mil"]]
+    if few:
+        lines.append(f"too few sources ({MIL_BAGS} a group are needed) to learn from bags: {', '.join(few)}")
+    if duplicates:
+        lines.append(f"{len(duplicates)} sets of identical sources, each kept in one fold")
+    if conflicts:
+        lines.append(f"label conflict: {len(conflicts)} sets of identical sources stand in different groups")
+    if "annotation" not in items.table or items.table["annotation"].isna().all():
+        lines.append("no annotations: scores say how well the folder is recovered (agreement), not what a cell is")
+    return lines + list(items.stamps)
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("plan"))

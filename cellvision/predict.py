@@ -1,0 +1,103 @@
+"""Stage: a trained bundle and new raw images (or items) -> predictions.parquet, beside the segment artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellvision import segment
+from cellvision.branches import BRANCHES, Branch
+from cellvision.core import classifier, encoders, files, loop, scoring
+from cellvision.core.config import StageConfig, build, option
+from cellvision.core.errors import ConfigError
+from cellvision.core.progress import say
+from cellvision.core.rundir import RunDir, content_of
+from cellvision.strategies import STRATEGIES
+
+REVISION = 1
+
+
+class Config(StageConfig):
+    """Options of `predict`."""
+
+    model: Path = option(..., "the model/ folder that finetune left with --fold none or one fold", runtime=True)
+    raw: Path | None = option(None, "folder of new images", runtime=True)
+    items: Path | None = option(None, "a segment run or a table, instead of --raw", runtime=True)
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Cut new images the way the training images were cut, then classify every cell and every image."""
+    bundle = read_bundle(cfg.model)
+    if (cfg.raw is None) == (cfg.items is None):
+        raise ConfigError("give --raw (new images) or --items (a segment run or a table), one of the two")
+    if cfg.raw is not None and bundle["segment"] is None:
+        raise ConfigError("this bundle was not trained on segmented images; give --items")
+    how = cut_like_training(cfg, bundle) if cfg.raw else None
+    content = segment.fingerprint_of(segment.scan_folder(how)) if how else content_of(cfg.items or Path())
+    inputs = {"data": content, "model": files.sha256_file(cfg.model / "weights.safetensors")[:32]}
+    with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            where = cfg.items or out / "runs" / "segment"
+            if how:
+                segment.run(how, where)
+            branch: Branch = BRANCHES.load(bundle["branch"]["name"])(
+                BRANCHES.config(bundle["branch"]), where, (bundle["target"],)
+            )
+            trained = encoders.load(cfg.model, branch)
+            notes = branch.check(trained.facts["schema"])
+            claimed.note(threads=torch.get_num_threads(), notes=notes)
+            claimed.finish(classify(cfg, bundle, branch, trained, out) | {"notes": notes})
+    found = files.read_json(out / "metrics.json")
+    for note in found["notes"]:
+        say(f"predict: note: {note}")
+    say(f"predict: {found['items']} items of {found['sources']} sources -> {out / 'predictions.parquet'}")
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    if not (folder / "bundle.json").is_file():
+        raise ConfigError(f"no bundle in {folder}; finetune leaves one in OUT/model with --fold none or one fold")
+    return dict(files.read_json(folder / "bundle.json"))
+
+
+def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
+    """Segment options of the training run, with its crop size and scale."""
+    geometry = files.read_json(cfg.model / "encoder.json")["schema"]["geometry"]
+    made = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
+    made |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
+    return build(segment.Config, made)
+
+
+def classify(
+    cfg: Config, bundle: dict[str, Any], branch: Branch, trained: encoders.Trained, out: Path
+) -> dict[str, Any]:
+    """Probabilities of every item and, as the strategy pools them, of every source."""
+    strategy = STRATEGIES.build(bundle["strategy"])
+    classes = tuple(bundle["classes"])
+    head = classifier.load_head(cfg.model, strategy, int(trained.module.num_features), len(classes))  # type: ignore[arg-type]
+    device = loop.pick_device(cfg.device, cfg.threads)
+    trained.module.to(device)
+    rows = np.arange(len(branch.items.table))
+    features = encoders.embed(trained.module, branch, trained.state, rows)
+    bag, names = classifier.bags_of(branch, rows)
+    item, pooled = classifier.head_probabilities(strategy, head.to(device), features, bag)
+    table = branch.items.table
+    known = set(table["source_hash"]) & trained.seen
+    if known:
+        say(
+            f"predict: {len(known)} of these sources were among the training data; nothing is learned about new ones from them"
+        )
+    kept = table[[name for name in ("item_id", "source_id", "path", "y", "x") if name in table]]
+    files.write_parquet(out / "predictions.parquet", scoring.predictions(kept, item, classes, None))
+    sources = table.drop_duplicates("source_id").set_index("source_id").loc[names].reset_index()[["source_id"]]
+    files.write_parquet(out / "sources.parquet", scoring.predictions(sources, pooled, classes, None))
+    counts = {f"predicted_{name}": int((item.argmax(1) == number).sum()) for number, name in enumerate(classes)}
+    return {"items": len(rows), "sources": len(names), "sources_seen_in_training": len(known), **counts}
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("predict"))

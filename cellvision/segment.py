@@ -1,0 +1,357 @@
+"""Stage: raw images -> cells. Reads raw/<group>; writes images.parquet, cells.parquet, masks/, crops/, preview.png.
+
+Two passes: masks first, then crops, because the crop's size and scale are one choice for the whole run. Each image
+that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR --metadata meta.csv`) skip the first pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import annotate, crop, files, items, masks, parallel, plots
+from cellvision.core.config import StageConfig, StageModel, option
+from cellvision.core.errors import ConfigError, NoUsableInput, RejectedInput
+from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, pixel_hash, read_image, to_uint8
+from cellvision.core.progress import say, track
+from cellvision.core.rawfolder import Entry, scan
+from cellvision.core.rundir import RunDir, content_of
+from cellvision.segmenters import SEGMENTERS, SegmenterConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REVISION = 1
+PARTS = "parts"
+GREY_OR_RGB = (1, 3)
+
+
+class ReadConfig(StageModel):
+    """How image files become pixels."""
+
+    frames: Literal["auto", "first", "max", "mean"] = option(
+        "auto", "planes of a stack: auto is max over z, first of t"
+    )
+    channels: tuple[int, ...] | None = option(
+        None, "channels to keep, counted from 0; needed where there are 2 or 4 and more"
+    )
+    max_megapixels: float = option(64, "larger images are refused before they are decoded")
+    follow_symlinks: bool = option(False, "also read links that leave the raw folder")
+
+
+class Config(StageConfig):
+    """Options of `segment`."""
+
+    raw: Path | None = option(None, "folder with a sub-folder of images for each group", runtime=True)
+    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")  # type: ignore[valid-type]
+    annotations: Path | None = option(
+        None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
+    )
+    drop: tuple[Literal["border"], ...] = option((), "leave out cells that touch the border")
+    context: float = option(0.15, "margin around a cell, fraction of its longer side", ge=0, le=2)
+    max_size: int = option(160, "px, largest side of a stored crop", ge=32, le=512)
+    size: int | None = option(None, "px, side of the crops; chosen from the cells when absent")
+    scale: float | None = option(None, "stored px per image px, with --size", gt=0, le=1)
+    crops: Path | None = option(None, "folder of ready single-cell crops, instead of --raw", runtime=True)
+    metadata: Path | None = option(None, "CSV for --crops with the columns image, label and any others", runtime=True)
+    unit: str | None = option(None, "metadata column that names the independent unit of a ready crop")
+    read: ReadConfig = option(ReadConfig(), "how files become pixels", flag=False)
+    short = {"diameter": "segmenter.diameter", "weights": "segmenter.weights", "channels": "read.channels",
+             "frames": "read.frames", "max_megapixels": "read.max_megapixels", "follow_symlinks": "read.follow_symlinks"}  # fmt: skip
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Segment and crop every image, or take ready crops; every input file ends in exactly one row."""
+    if (cfg.raw is None) == (cfg.crops is None):
+        raise ConfigError("give --raw (images to segment) or --crops with --metadata (ready crops), one of the two")
+    if cfg.size is not None and (cfg.size < 16 or cfg.scale is None):
+        raise ConfigError("--size (16 px or more) and --scale are given together")
+    if cfg.crops is not None:
+        from cellvision.core import readycrops
+
+        return readycrops.run(cfg, out)
+    entries = scan_folder(cfg)
+    segmenter = SEGMENTERS.build(cfg.segmenter, device=cfg.device)  # every user error happens here
+    inputs = {"raw": fingerprint_of(entries), "segmenter": segmenter.identity()}
+    if cfg.annotations:
+        inputs["annotations"] = content_of(cfg.annotations)
+    with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            images, cells = find_cells(cfg, entries, out)
+            matched = match_annotations(cfg, images, cells, out)
+            cells = finish_cells(cells, matched)
+            cells = write_crops(cfg, entries, images, cells, out)
+            plots.preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(cfg, entry)[1])
+            write_tables(images, cells, matched, out)
+            shutil.rmtree(out / PARTS, ignore_errors=True)
+            claimed.finish(summarise(images, cells, matched))
+        report_to_person(out, cfg.strict)
+
+
+def scan_folder(cfg: Config) -> list[Entry]:
+    assert cfg.raw is not None
+    if not cfg.raw.is_dir():
+        raise NoUsableInput(f"no folder at {cfg.raw}; --raw names a folder with a sub-folder of images for each group")
+    entries = scan(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
+    if not any(entry.status == "ok" for entry in entries):
+        raise NoUsableInput(f"no images below {cfg.raw}; put them into {cfg.raw}/<group>/")
+    return entries
+
+
+def fingerprint_of(entries: list[Entry]) -> str:
+    """One hash over names and contents; a file that cannot be read enters as such."""
+    from cellvision.core.config import fingerprint
+
+    def digest(entry: Entry) -> str:
+        try:
+            return files.sha256_file(entry.path) if entry.status == "ok" else entry.reason
+        except OSError as error:
+            return f"unreadable {error.errno}"
+
+    return fingerprint([(entry.relative, digest(entry)) for entry in entries])
+
+
+# -- first pass: masks --------------------------------------------------------------------------------------------
+
+
+def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Masks of every image, those already done kept; -> one row a file, one row a cell."""
+    import pandas as pd
+
+    todo = [(cfg, entry, out) for entry in entries if entry.status == "ok" and not _is_done(entry, out)]
+    kept = sum(entry.status == "ok" for entry in entries) - len(todo)
+    if kept:
+        say(f"segment: {kept} images were already done")
+    workers = parallel.cores() if cfg.workers is None else cfg.workers
+    results = parallel.ordered_map(segment_one, todo, min(workers, len(todo)))
+    for _ in track(results, "segment", kept + len(todo), kept):
+        pass
+    parts = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
+    images = pd.DataFrame([part["image"] for part in parts])
+    tables = [pd.DataFrame(part["cells"]).assign(image_id=part["image"]["image_id"]) for part in parts if part["cells"]]
+    if not tables:
+        _refuse_nothing(images)
+    cells = pd.concat(tables, ignore_index=True)
+    columns = images[["image_id", "pixel_hash", "group", "path"]]
+    return images, cells.merge(columns, on="image_id", how="left", validate="many_to_one")
+
+
+def _refuse_nothing(images: pd.DataFrame) -> None:
+    reasons = images.loc[images["status"] != "ignored", "reason"].value_counts()
+    listing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    raise NoUsableInput(
+        f"no cells in any image ({listing}); check --diameter, --channels and --segmenter, and look at one image"
+    )
+
+
+def _part(out: Path, entry: Entry) -> Path:
+    return out / PARTS / f"{entry.image_id}.json"
+
+
+def _is_done(entry: Entry, out: Path) -> bool:
+    return _part(out, entry).exists()
+
+
+def _skipped(entry: Entry) -> dict[str, Any]:
+    return {"image": _image_row(entry, entry.status, entry.reason, entry.note), "cells": []}
+
+
+def segment_one(task: tuple[Config, Entry, Path]) -> None:
+    """One image: decode, segment, measure; writes its mask and then its part, which is the sign that it is done."""
+    cfg, entry, out = task
+    try:
+        image, pixels = load_pixels(cfg, entry)
+    except ImageError as error:
+        return files.write_json(
+            _part(out, entry), {"image": _image_row(entry, "skipped", error.reason, str(error)), "cells": []}
+        )
+    found = _segmenter(cfg).segment(
+        pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
+    )
+    cells = crop.measure(found.masks)
+    for name, score in found.scores.items():
+        cells[name] = score[cells["mask_label"].to_numpy() - 1]
+    dropped = int(cells["touches_border"].sum()) if "border" in cfg.drop else 0
+    kept = cells[~cells["touches_border"]] if dropped else cells
+    masks.write(out / "masks" / f"{entry.image_id}.tif", found.masks)
+    notes = [entry.note, *image.notes, *found.notes]
+    row = _image_row(entry, "ok", Reason.OK, "; ".join(filter(None, notes)), image) | {
+        "n_cells": len(kept), "n_dropped": dropped, "coverage": float((found.masks > 0).mean()),
+    }  # fmt: skip
+    if any(notes):
+        row["reason"] = Reason.OK_NOTE
+    if not len(kept):
+        row |= {"reason": Reason.E_NO_CELLS}
+    return files.write_json(_part(out, entry), {"image": row, "cells": kept.to_dict("list") if len(kept) else []})
+
+
+_BUILT: dict[str, Any] = {}  # one segmenter per worker process: weights are loaded once
+
+
+def _segmenter(cfg: Config) -> Any:
+    key = cfg.segmenter.model_dump_json() + cfg.device
+    if key not in _BUILT:
+        _BUILT.clear()
+        _BUILT[key] = SEGMENTERS.build(cfg.segmenter, device=cfg.device)
+    return _BUILT[key]
+
+
+def load_pixels(cfg: Config, entry: Entry) -> tuple[Image, NDArray[np.uint8]]:
+    """An image and its (H, W, C) uint8 pixels on its own recorded intensity range. Raises ImageError."""
+    limits = Limits(max_megapixels=cfg.read.max_megapixels)
+    image = read_image(entry.path, frames=cfg.read.frames, channels=cfg.read.channels, limits=limits)
+    channels = image.pixels.shape[2]
+    if cfg.read.channels is None and channels not in GREY_OR_RGB:
+        raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")
+    return image, to_uint8(image.pixels, intensity_range(image.pixels))
+
+
+def _image_row(entry: Entry, status: str, reason: str, note: str, image: Image | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "image_id": entry.image_id, "path": entry.relative, "group": entry.group, "status": status, "reason": str(reason),
+        "note": note, "height": None, "width": None, "channels": None, "dtype": None, "sha256": None, "pixel_hash": None,
+        "pixel_size_um": None, "intensity_low": None, "intensity_high": None, "n_cells": 0, "n_dropped": 0, "coverage": 0.0,
+    }  # fmt: skip
+    if image is not None:
+        height, width, channels = image.pixels.shape
+        low, high = zip(*intensity_range(image.pixels), strict=True)
+        row |= {
+            "height": height, "width": width, "channels": channels, "dtype": str(image.dtype), "sha256": image.sha256,
+            "pixel_hash": pixel_hash(image.pixels), "pixel_size_um": image.pixel_size_um,
+            "intensity_low": list(map(float, low)), "intensity_high": list(map(float, high)),
+        }  # fmt: skip
+    return row
+
+
+# -- between the passes -------------------------------------------------------------------------------------------
+
+
+def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, out: Path) -> pd.DataFrame | None:
+    """Every annotation with its status (matched, outside, shared, no_image) and item_id."""
+    import pandas as pd
+
+    if cfg.annotations is None:
+        return None
+    given = annotate.read(cfg.annotations, images[images["status"] == "ok"])
+    nowhere = given["image_id"].isna()
+    found = [given[nowhere].assign(mask_label=0, status="no_image")]
+    by_image = dict(tuple(cells.groupby("image_id")))
+    for image_id, some in given[~nowhere].groupby("image_id"):
+        here = by_image.get(image_id, cells.iloc[:0])
+        labels = masks.read(out / "masks" / f"{image_id}.tif")
+        labels[~np.isin(labels, here["mask_label"].to_numpy())] = 0  # cells left out are no cells
+        found.append(annotate.match(some, labels, here))
+    table = pd.concat(found).sort_index()
+    table["item_id"] = np.where(table["status"] == "matched", _item_ids(table), None)
+    return table
+
+
+def _item_ids(table: pd.DataFrame) -> pd.Series:
+    return table["image_id"].astype(str) + "-" + table["mask_label"].astype(int).map("{:05d}".format)
+
+
+def finish_cells(cells: pd.DataFrame, matched: pd.DataFrame | None) -> pd.DataFrame:
+    """The columns every items table has, in order; the annotation where a cell has one."""
+    cells = cells.assign(item_id=_item_ids(cells)).sort_values("item_id", ignore_index=True)
+    cells["source_id"] = cells["unit"] = cells.pop("image_id")
+    cells = cells.rename(columns={"pixel_hash": "source_hash"})
+    truth = {} if matched is None else matched.dropna(subset=["item_id"]).set_index("item_id")["label"].to_dict()
+    cells["annotation"] = cells["item_id"].map(truth).astype(object)
+    first = [*items.COLUMNS, "path", "mask_label", "y", "x"]
+    return cells[[*first, *(name for name in cells.columns if name not in first)]]
+
+
+# -- second pass: crops -------------------------------------------------------------------------------------------
+
+
+def write_crops(
+    cfg: Config, entries: list[Entry], images: pd.DataFrame, cells: pd.DataFrame, out: Path
+) -> pd.DataFrame:
+    """Choose one size and scale, cut every cell in table order, and note where each crop lies."""
+    if cfg.size is not None and cfg.scale is not None:
+        geometry = crop.Geometry(cfg.size, cfg.scale, cfg.context)
+    else:
+        geometry = crop.choose_geometry(cells, cfg.context, cfg.max_size)
+    cells = cells.assign(scale=crop.cell_scales(cells, geometry))
+    rows = np.arange(len(cells))
+    cells = cells.assign(crop_shard=rows // items.SHARD_ROWS, crop_row=rows % items.SHARD_ROWS)
+    channels = int(images.loc[images["n_cells"] > 0, "channels"].max())
+    by_id = {entry.image_id: entry for entry in entries}
+    tasks = [
+        (cfg, by_id[str(name)], some, geometry.size, channels, out)
+        for name, some in cells.groupby("source_id", sort=True)
+    ]
+    workers = parallel.cores() if cfg.workers is None else cfg.workers
+    parts = track(parallel.ordered_map(crop_one, tasks, min(workers, len(tasks))), "crop", len(tasks))
+    items.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
+    files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels})
+    return cells
+
+
+def crop_one(task: tuple[Config, Entry, Any, int, int, Path]) -> NDArray[np.uint8]:
+    """The crops of one image, (n, S, S, C+1); a grey image among colour ones is repeated over the channels."""
+    cfg, entry, cells, size, channels, out = task
+    pixels = load_pixels(cfg, entry)[1]
+    if pixels.shape[2] == 1 < channels:
+        pixels = np.repeat(pixels, channels, axis=2)
+    return crop.cut(pixels, masks.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
+
+
+# -- tables and the person ----------------------------------------------------------------------------------------
+
+
+def write_tables(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFrame | None, out: Path) -> None:
+    files.write_parquet(out / "images.parquet", images.sort_values("path", ignore_index=True))
+    files.write_parquet(out / "cells.parquet", cells)
+    if matched is not None:
+        files.write_parquet(out / "annotations.parquet", matched)
+
+
+def summarise(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFrame | None) -> dict[str, Any]:
+    """Flat counts; they add up to the number of input files."""
+    counts = {f"images_{status}": int((images["status"] == status).sum()) for status in ("ok", "skipped", "ignored")}
+    if sum(counts.values()) != len(images):
+        raise AssertionError("every input file must have exactly one row")
+    metrics: dict[str, Any] = {
+        "files": len(images), **counts, "cells": len(cells), "dropped_border": int(images["n_dropped"].sum()),
+        "images_without_cells": int(((images["status"] == "ok") & (images["n_cells"] == 0)).sum()),
+        "crops_shrunk": int((cells["scale"] < cells["scale"].max()).sum()), "scale": float(cells["scale"].max()),
+    }  # fmt: skip
+    metrics |= {f"cells_{group}": int(count) for group, count in cells["group"].value_counts().sort_index().items()}
+    if matched is not None:
+        metrics |= {f"annotations_{name}": int(count) for name, count in matched["status"].value_counts().items()}
+        metrics["annotations"] = len(matched)
+        metrics["annotations_matched_share"] = float((matched["status"] == "matched").mean())
+    return metrics
+
+
+def report_to_person(out: Path, strict: bool) -> None:
+    """The counts in two lines, the reasons of what was skipped; RejectedInput under --strict."""
+    import pandas as pd
+
+    metrics = files.read_json(out / "metrics.json")
+    say(
+        f"segment: {metrics['cells']} cells in {metrics['images_ok']} images; {metrics['images_ignored']} files ignored -> {out}"
+    )
+    if "annotations" in metrics:
+        say(
+            f"segment: {metrics['annotations_matched_share']:.1%} of {metrics['annotations']} annotations lie alone in a cell"
+        )
+    images = pd.read_parquet(out / "images.parquet")
+    skipped = images[images["status"] == "skipped"]
+    for row in skipped.head(10).itertuples():
+        say(f"segment: skipped {row.path!r}: {row.reason}, {row.note}")
+    if len(skipped) > 10:
+        say(f"segment: and {len(skipped) - 10} more skipped; see images.parquet")
+    if strict and len(skipped):
+        raise RejectedInput(f"{len(skipped)} of {len(images)} files were rejected and --strict was given")
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("segment"))

@@ -1,0 +1,215 @@
+"""Stage: a raw folder in, a report out. Runs segment, plan, pretrain, finetune, ablate, and writes report.html.
+
+What will be run is decided once, by a timed probe where a budget is given, written to schedule.json, and kept.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from cellvision import ablate, finetune, plan, pretrain, report, segment
+from cellvision.core import files
+from cellvision.core.config import StageConfig, build, option
+from cellvision.core.errors import ConfigError
+from cellvision.core.progress import duration, say
+from cellvision.core.rundir import RunDir, content_of
+from cellvision.segmenters import SegmenterConfig
+
+REVISION = 1
+MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
+SSL, WHOLE = "simclr", "whole"
+
+
+class Config(StageConfig):
+    """Options of `study`."""
+
+    raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
+    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")  # type: ignore[valid-type]
+    annotations: Path | None = option(
+        None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
+    )
+    channels: tuple[int, ...] | None = option(None, "channels to keep, counted from 0")
+    target: str = option("group", "what the classifiers learn: group (weak) or annotation (true)")
+    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX; the image when absent")
+    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
+    encoder: str = option("resnet10t", "timm network of every arm")
+    size: int = option(64, "px, side the network sees", ge=16)
+    folds: int = option(3, "folds by unit", ge=2)
+    seeds: tuple[int, ...] = option((0, 1), "repetitions of every arm")
+    steps: int = option(300, "optimiser steps of a fine-tuning", ge=1)
+    pretrain_steps: int = option(600, "optimiser steps of a pretraining, one for each fold", ge=1)
+    batch: int = option(64, "items a step", ge=2)
+    budget: str | None = option(None, "time for all of it, such as 20min; sets the steps")
+    short = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
+    seconds = parse_budget(cfg.budget)
+    cutting = segment.Config(
+        **_only(cfg, "segmenter", "raw", "annotations", "workers", "device", "strict"), read={"channels": cfg.channels}
+    )
+    inputs = {"raw": segment.fingerprint_of(segment.scan_folder(cutting))}
+    for name in ("annotations", "units"):
+        if getattr(cfg, name):
+            inputs[name] = content_of(getattr(cfg, name))
+    with RunDir.claim(out, "study", cfg, inputs, REVISION) as claimed:
+        if claimed.done:
+            return say(f"study: {out / 'report.html'}")
+        begun = time.monotonic()
+        cells, planned = out / "runs" / "segment", out / "runs" / "plan"
+        segment.run(cutting, cells)
+        plan.run(plan.Config(items=cells, **_only(cfg, "unit", "units", "folds")), planned)
+        schedule = decide(cfg, cells, planned, seconds and seconds - (time.monotonic() - begun), out)
+        found = compare(cfg, cells, planned, schedule, out)
+        bundle = train_bundle(cfg, cells, planned, schedule, out)
+        claimed.finish(found | {"bundle": bundle, "not_run": schedule["not_run"]})
+        report.write(out, out / "report.html")
+    return say(f"study: {out / 'report.html'}")
+
+
+def _only(cfg: Config, *names: str) -> dict[str, Any]:
+    return {name: getattr(cfg, name) for name in names}
+
+
+def parse_budget(text: str | None) -> float | None:
+    """`20min`, `1.5h`, `90s` -> seconds. ConfigError for anything else."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)\s*", text)
+    if not found:
+        raise ConfigError(f"--budget is a time such as 20min or 1.5h, got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0]]
+
+
+# -- what will be run ---------------------------------------------------------------------------------------------
+
+
+def decide(cfg: Config, cells: Path, planned: Path, seconds: float | None, out: Path) -> dict[str, Any]:
+    """Steps of every part, decided once and kept in schedule.json; -> the schedule."""
+    path = out / "schedule.json"
+    if path.exists():
+        return dict(files.read_json(path))
+    found = files.read_json(planned / "plan.json")
+    schedule: dict[str, Any] = {
+        "steps": cfg.steps,
+        "pretrain_steps": cfg.pretrain_steps,
+        "seeds": list(cfg.seeds),
+        "not_run": [],
+    }
+    schedule["classify"] = can_classify(cfg, found)
+    if not schedule["classify"]:
+        schedule["not_run"].append("classifiers: fewer than two classes can be tested on unseen units")
+    schedule["mil"] = cfg.target == "group" and all(group["mil"] for group in found["groups"].values())
+    if seconds is not None:
+        schedule |= fit_budget(cfg, cells, max(1, found["folds"]), seconds, schedule["not_run"])
+    files.write_json(path, schedule)
+    return schedule
+
+
+def can_classify(cfg: Config, found: dict[str, Any]) -> bool:
+    if found["folds"] < 2:
+        return False
+    if cfg.target == "group":
+        return sum(group["evaluated"] for group in found["groups"].values()) >= 2
+    return sum(group["annotated"] for group in found["groups"].values()) > 0
+
+
+def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: list[str]) -> dict[str, Any]:
+    """Turn seconds into steps with the measured rate of training: linear probes always, then SSL, then whole networks.
+
+    A tenth is kept for probes, baselines and the report, and a tenth in reserve.
+    """
+    rate = pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
+    items = 0.8 * seconds * rate
+    folds += 1  # the bundle is trained on everything, once more
+    ssl_items = MIN_SSL_STEPS * cfg.batch * 2 * folds
+    say(f"study: {rate:.0f} items/s in training; {duration(seconds)} left of the budget")
+    if ssl_items > 0.6 * items:
+        not_run.append(
+            f"self-supervision: too little budget ({MIN_SSL_STEPS} steps a fold need {duration(ssl_items / rate / 0.6 / 0.8)})"
+        )
+        ssl_steps, share, arms = 0, 1.0, 1
+    else:
+        ssl_steps = min(cfg.pretrain_steps, int(0.55 * items / (cfg.batch * 2 * folds)))
+        share, arms = 1 - ssl_steps * cfg.batch * 2 * folds / items, 2
+    seeds = list(cfg.seeds)
+    steps = int(share * items / (cfg.batch * folds * arms * len(seeds)))
+    if steps < 100 and len(seeds) > 1:
+        seeds, steps = seeds[:1], steps * len(seeds)
+        not_run.append("a second seed: too little budget")
+    return {"steps": max(20, min(cfg.steps, steps)), "pretrain_steps": ssl_steps, "seeds": seeds, "rate": rate}
+
+
+def pretrain_config(cfg: Config, cells: Path, steps: int, fold: str, probes: int = 4) -> pretrain.Config:
+    return build(
+        pretrain.Config,
+        recipe(cfg, steps)
+        | {"items": cells, "fold": fold, "probes": probes, **_only(cfg, "unit", "units", "workers", "device")},
+    )
+
+
+def recipe(cfg: Config, steps: int) -> dict[str, Any]:
+    return {
+        "encoder": cfg.encoder,
+        "branch": {"name": "image", "size": cfg.size},
+        "loop": {"steps": steps, "batch": cfg.batch},
+    }
+
+
+# -- running it ---------------------------------------------------------------------------------------------------
+
+
+def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The ablation of the schedule's arms; without classes, pretraining alone."""
+    ssl_steps = schedule["pretrain_steps"]
+    if not schedule["classify"]:
+        if ssl_steps:
+            pretrain.run(pretrain_config(cfg, cells, ssl_steps, "none"), out / "runs" / "pretrain")
+        return {}
+    frozen = {"tune": "linear", "loop": {"steps": 300, "batch": 128}}
+    arms: dict[str, dict[str, Any]] = {"random, linear probe": frozen, f"random, {WHOLE}": {"tune": "whole"}}
+    if ssl_steps:
+        arms |= {
+            f"{SSL}, linear probe": frozen | {"encoder": f"pretrain:{SSL}"},
+            f"{SSL}, {WHOLE}": {"tune": "whole", "encoder": f"pretrain:{SSL}"},
+        }
+    best = f"pretrain:{SSL}" if ssl_steps else cfg.encoder
+    if cfg.target == "group":
+        arms["bags (mil), linear probe"] = frozen | {"strategy": {"name": "mil"}, "encoder": best}
+    made = {
+        "items": cells, "splits": planned / "splits.csv", "arms": arms, "seeds": schedule["seeds"],
+        "base": {"encoder": cfg.encoder, "loop": {"steps": schedule["steps"], "batch": cfg.batch}},
+        "branch": {"name": "image", "size": cfg.size}, "pretrain": {SSL: recipe(cfg, ssl_steps)} if ssl_steps else {},
+        **_only(cfg, "target", "unit", "units", "folds", "workers", "device"),
+    }  # fmt: skip
+    where = out / "runs" / "ablate"
+    ablate.run(build(ablate.Config, made), where)
+    return dict(files.read_json(where / "metrics.json"))
+
+
+def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> str | None:
+    """A classifier trained on everything, for `predict`; its recipe is fixed beforehand, not chosen by score."""
+    if not schedule["classify"]:
+        return None
+    common = {"items": cells, "splits": planned / "splits.csv", **_only(cfg, "unit", "units", "workers", "device")}
+    encoder = cfg.encoder
+    if schedule["pretrain_steps"]:
+        made = build(pretrain.Config, recipe(cfg, schedule["pretrain_steps"]) | common | {"fold": "none"})
+        pretrain.run(made, out / "runs" / "pretrain-all")
+        encoder = str(out / "runs" / "pretrain-all")
+    made = {
+        **common, "fold": "none", "encoder": encoder, "tune": "whole", "target": cfg.target,
+        "loop": {"steps": schedule["steps"], "batch": cfg.batch}, "branch": {"name": "image", "size": cfg.size},
+    }  # fmt: skip
+    finetune.run(build(finetune.Config, made), out / "runs" / "bundle")
+    return "runs/bundle/model"
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("study"))
