@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellvision import finetune, pretrain
 from cellvision.branches import BRANCHES, BranchConfig
-from cellvision.core import files, parallel, plots, splits, stats
+from cellvision.core import files, parallel, splits, stats
 from cellvision.core.config import StageConfig, assign, build, fingerprint, option, result_keys
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir
-from cellvision.core.splits import Splits
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REVISION = 1
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
-BASELINES = "baselines"  # the child that scores the plain models
+BASELINE = "baseline: "  # arms that are plain models
+PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
 
 
 class Config(StageConfig):
     """Options of `ablate`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")  # type: ignore[valid-type]
+    branch: BranchConfig = option("image", "image or tabular")
     target: str = option("group", "what every arm learns")
     splits: Path | None = option(None, "splits.csv of a plan run; made with --folds when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
@@ -48,46 +49,38 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Run every child, pool them, and compare."""
+    import pandas as pd
+
     arms = arms_of(cfg)
-    branch = BRANCHES.load(cfg.branch.name)(cfg.branch, cfg.items, (cfg.target, (cfg.unit or "").partition("~")[0]))  # type: ignore[attr-defined]
-    if cfg.splits:
-        made = splits.read(cfg.splits)
-    else:
-        made = splits.make(branch.items, splits.unit_column(branch.items, cfg.unit, cfg.units), cfg.folds)
-    folds = splits.test_folds(made, "all")[: cfg.folds]
     reference = cfg.reference or next(iter(arms))
     if reference not in arms:
         raise ConfigError(f"no arm {reference!r} to compare with; arms: {', '.join(arms)}")
-    inputs = {"items": branch.items.content, "splits": made.content}
-    with RunDir.claim(out, "ablate", cfg, inputs, REVISION) as claimed:
+    reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
+    items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
+    if cfg.splits:
+        made = splits.read(cfg.splits)
+    else:
+        made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
+    folds = splits.test_folds(made, "all")[: cfg.folds]
+    with RunDir.claim(out, "ablate", cfg, {"items": items.content, "splits": made.content}, REVISION) as claimed:
         if not claimed.done:
             made.write(out / "splits.csv")
-            results, scored = run_children(cfg, arms, folds, out)
-            results_table = pd.DataFrame(results)
-            files.write_parquet(out / "results.parquet", results_table)
-            scored |= run_baselines(cfg, made, out)
-            files.write_parquet(
-                out / "scored.parquet",
-                pd.concat([rows.assign(arm=name) for name, rows in scored.items()], ignore_index=True),
-            )
-            summary, differences = compare(results_table, scored, reference)
+            results = pd.DataFrame(run_children(cfg, arms, folds, out))
+            scored = pd.concat([pool(results, out), run_baselines(cfg, out)], ignore_index=True)
+            summary, differences = compare(results, scored, reference)
+            files.write_parquet(out / "results.parquet", results)
+            files.write_parquet(out / "scored.parquet", scored)
             write(out, summary, differences)
-            refused = results_table[results_table["status"] != "ok"]["arm"].unique()
-            claimed.finish({
-                "arms": len(arms), "folds": len(folds), "seeds": len(cfg.seeds), "children": len(results),
-                "units": int(summary["units"].max()), "refused": list(refused),
-                **{f"balanced_accuracy {row.arm}": row.balanced_accuracy for row in summary.itertuples()},
-            })  # fmt: skip
+            claimed.finish(summarise(results, summary, splits.stamps(items, made)))
     report_to_person(out)
 
 
 def arms_of(cfg: Config) -> dict[str, dict[str, Any]]:
     """Arm name -> finetune options: every combination of the factors, then the named arms."""
     found: dict[str, dict[str, Any]] = {}
-    if cfg.factors:
-        for values in itertools.product(*cfg.factors.values()):
-            chosen = dict(zip(cfg.factors, values, strict=True))
-            found[" · ".join(_word(key, value) for key, value in chosen.items())] = chosen
+    for values in itertools.product(*cfg.factors.values()) if cfg.factors else ():
+        chosen = dict(zip(cfg.factors, values, strict=True))
+        found[", ".join(_word(key, value) for key, value in chosen.items())] = chosen
     found |= cfg.arms
     if not found:
         raise ConfigError("an ablation needs factors or arms; see experiments/ for examples")
@@ -99,11 +92,8 @@ def arms_of(cfg: Config) -> dict[str, dict[str, Any]]:
 
 def _word(key: str, value: Any) -> str:
     name = str(value.get("name", value)) if isinstance(value, dict) else str(value)
-    return (
-        name.removeprefix(RECIPE)
-        if key in ("encoder", "tune", "strategy", "strategy.name")
-        else f"{key.rsplit('.', 1)[-1]} {name}"
-    )
+    last = key.rsplit(".", 1)[-1]
+    return name.removeprefix(RECIPE) if key in PLAIN else f"{last.replace('_', ' ')} {name}"
 
 
 # -- children -----------------------------------------------------------------------------------------------------
@@ -118,31 +108,18 @@ class Child(NamedTuple):
     seed: int
 
 
-def run_children(
-    cfg: Config, arms: dict[str, dict[str, Any]], folds: list[int], out: Path
-) -> tuple[list[dict[str, Any]], dict[str, pd.DataFrame]]:
-    """Every pretraining, then every arm, fold and seed, one process a core; -> result rows, scored rows of each arm."""
+def run_children(cfg: Config, arms: dict[str, dict[str, Any]], folds: list[int], out: Path) -> list[dict[str, Any]]:
+    """Every pretraining, then every arm, fold and seed, one process a core; -> one row of results each."""
     jobs = parallel.cores() if cfg.workers is None else cfg.workers
-    used = {recipe_of(cfg, options) for options in arms.values()} - {None}
-    recipes = [(cfg, name, fold, out) for name in sorted(filter(None, used)) for fold in folds]
+    used = sorted({name for options in arms.values() if (name := recipe_of(cfg, options))})
+    recipes = [(cfg, name, fold, out) for name, fold in itertools.product(used, folds)]
     for _ in track(
         parallel.ordered_map(run_recipe, recipes, min(jobs, len(recipes))), "ablate: pretrain", len(recipes)
     ):
         pass
-    children = [
-        Child(name, options, fold, seed)
-        for (name, options), fold, seed in itertools.product(arms.items(), folds, cfg.seeds)
-    ]
-    tasks = [(cfg, child, out) for child in children]
-    done = parallel.ordered_map(run_child, tasks, min(jobs, len(tasks)))
-    results = list(track(done, "ablate: finetune", len(tasks)))
-    scored: dict[str, list[pd.DataFrame]] = {}
-    for row in results:
-        if row["status"] == "ok":
-            scored.setdefault(row["arm"], []).append(
-                pd.read_parquet(out / row["run"] / "scored.parquet").assign(seed=row["seed"])
-            )
-    return results, {name: pd.concat(tables, ignore_index=True) for name, tables in scored.items()}
+    every = itertools.product(arms.items(), folds, cfg.seeds)
+    tasks = [(cfg, Child(name, options, fold, seed), out) for (name, options), fold, seed in every]
+    return list(track(parallel.ordered_map(run_child, tasks, min(jobs, len(tasks))), "ablate: finetune", len(tasks)))
 
 
 def recipe_of(cfg: Config, options: dict[str, Any]) -> str | None:
@@ -174,7 +151,7 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
     found = files.read_json(folder / "metrics.json")
-    keys = ("balanced_accuracy", "balanced_accuracy_units", "scored", "steps", "steps_total")
+    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps", "steps_total")
     return row | {key: found.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
 
 
@@ -205,48 +182,61 @@ def child_folder(out: Path, stage: str, made: StageConfig, encoder: Any) -> Path
     return out / "runs" / f"{stage}-{fingerprint([result_keys(made), origin])}"
 
 
-def run_baselines(cfg: Config, made: Splits, out: Path) -> dict[str, pd.DataFrame]:
-    """The plain models on the same folds, as arms of their own."""
-    merged = shared(cfg, out) | {"target": cfg.target}
-    for key, value in cfg.base.items():
-        if key in ("ignore", "loop.batch"):
-            assign(merged, key, value)
-    child = out / "runs" / BASELINES
-    finetune.run_baselines(build(finetune.Config, merged), child, cfg.folds)
-    return {
-        f"baseline: {path.stem.removeprefix('baseline-')}": pd.read_parquet(path).assign(seed=0)
-        for path in sorted(child.glob("baseline-*.parquet"))
-    }
+def run_baselines(cfg: Config, out: Path) -> pd.DataFrame:
+    """The plain models on the same folds, as arms of their own; -> their scored rows."""
+    import pandas as pd
+
+    from cellvision.core import baselines
+
+    merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ())}
+    job = finetune.Job(build(finetune.Config, merged))
+    job.folds = job.folds[: cfg.folds]
+    paths = baselines.write_all(job, out / "runs" / "baselines", cfg.threads)
+    return pd.concat([pd.read_parquet(path).assign(arm=f"{BASELINE}{name}", seed=0) for name, path in paths.items()])
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------
 
 
-def compare(
-    results: pd.DataFrame, scored: dict[str, pd.DataFrame], reference: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units."""
-    pooled = {name: pool_seeds(rows) for name, rows in scored.items()}
-    summary = []
-    for name, rows in pooled.items():
-        interval = stats.balanced_accuracy(
-            rows["unit"].to_numpy(str), rows["truth"].to_numpy(str), rows["correct"].to_numpy(float)
-        )
-        own = results[(results["arm"] == name) & (results["status"] == "ok")]
-        by_seed = own.groupby("seed")["balanced_accuracy"].mean() if len(own) else pd.Series(dtype=float)
-        summary.append({
-            "arm": name, **interval.flat("balanced_accuracy"), "units": interval.units, "scored": len(rows),
-            "sd_over_seeds": float(by_seed.std()) if len(by_seed) > 1 else None,
-            "steps_total": float(own["steps_total"].mean()) if len(own) else None, "status": "ok",
-        })  # fmt: skip
-    for row in results[results["status"] != "ok"].drop_duplicates("arm").itertuples():
-        summary.append({"arm": row.arm, "status": f"refused: {row.reason}"})
-    differences = [
-        {"arm": name, "reference": reference, **difference(rows, pooled[reference]).flat("difference")}
-        for name, rows in pooled.items()
-        if reference in pooled and name != reference
+def pool(results: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """The scored rows of all children that were not refused, with arm and seed."""
+    import pandas as pd
+
+    ok = results[results["status"] == "ok"]
+    tables = [
+        pd.read_parquet(out / row["run"] / "scored.parquet").assign(arm=row["arm"], seed=row["seed"])
+        for row in ok.to_dict("records")
     ]
-    return pd.DataFrame(summary), pd.DataFrame(differences)
+    if not tables:
+        raise StrategyRefused(f"every arm was refused: {results['reason'].iloc[0]}")
+    return pd.concat(tables, ignore_index=True)
+
+
+def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units."""
+    import pandas as pd
+
+    pooled = {str(arm): pool_seeds(rows) for arm, rows in scored.groupby("arm", sort=False)}
+    summary: list[dict[str, Any]] = []
+    for arm, rows in pooled.items():
+        interval = stats.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
+        own = results[(results["arm"] == arm) & (results["status"] == "ok")]
+        by_seed = own.groupby("seed")["balanced_accuracy"].mean() if len(own) else None
+        summary.append({
+            "arm": arm, **interval.flat("balanced_accuracy"), "units": interval.units, "scored": len(rows),
+            "status": "ok",
+            "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
+            "steps_total": float(own["steps_total"].mean()) if len(own) else None,
+        })  # fmt: skip
+    refused = results[results["status"] != "ok"].drop_duplicates("arm")
+    summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
+    differences = [
+        {"arm": arm, "reference": reference, **difference(rows, pooled[reference]).flat("difference")}
+        for arm, rows in pooled.items()
+        if reference in pooled and arm != reference
+    ]
+    columns = ["arm", "reference", *stats.Interval(0, 0, 0, 0).flat("difference")]
+    return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
 
 
 def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -256,43 +246,62 @@ def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
+    """Balanced accuracy of a minus b, paired over units. Rows scored in one of them only are left out."""
     both = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
-    columns = [both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")]
-    return stats.paired_difference(*columns)
+    return stats.paired_difference(*(both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")))
+
+
+def summarise(results: pd.DataFrame, summary: pd.DataFrame, stamps: list[str]) -> dict[str, Any]:
+    ok = results[results["status"] == "ok"]
+    return {
+        "arms": results["arm"].nunique(),
+        "folds": results["fold"].nunique(),
+        "seeds": results["seed"].nunique(),
+        "children": len(results),
+        "units": int(summary["units"].max()),
+        "level": ok["level"].iloc[0],
+        "refused": sorted(set(results["arm"]) - set(ok["arm"])),
+        "stamps": stamps,
+        **{f"balanced_accuracy {row.arm}": row.balanced_accuracy for row in summary.itertuples()},
+    }
 
 
 def write(out: Path, summary: pd.DataFrame, differences: pd.DataFrame) -> None:
+    """Tables and their pictures."""
+    from cellvision.core import plots
+
     files.write_csv(out / "summary.csv", summary)
     files.write_csv(out / "differences.csv", differences)
     ok = summary[summary["status"] == "ok"]
-    columns = [ok[f"balanced_accuracy{part}"].to_numpy(float) for part in ("", "_low", "_high")]
-    plots.intervals(
-        list(ok["arm"]), *columns, out / "summary.png", f"balanced accuracy, 95 % over {int(ok['units'].max())} units"
-    )
+    label = f"balanced accuracy, 95 % over {ok['units'].max():.0f} units"
+    plots.intervals(_rows(ok, "balanced_accuracy"), out / "summary.png", label)
     if len(differences):
-        columns = [differences[f"difference{part}"].to_numpy(float) for part in ("", "_low", "_high")]
-        name = differences["reference"].iloc[0]
-        plots.intervals(
-            list(differences["arm"]),
-            *columns,
-            out / "differences.png",
-            f"difference to {name!r}, paired over units",
-            0.0,
-        )
+        label = f"difference to '{differences['reference'].iloc[0]}', paired over units"
+        plots.intervals(_rows(differences, "difference"), out / "differences.png", label, 0.0)
+
+
+def _rows(table: pd.DataFrame, name: str) -> list[tuple[str, float, float, float]]:
+    columns = ["arm", name, f"{name}_low", f"{name}_high"]
+    return list(table[columns].itertuples(index=False, name=None))
 
 
 def report_to_person(out: Path) -> None:
+    """One line an arm."""
+    import pandas as pd
+
     summary, differences = pd.read_csv(out / "summary.csv"), pd.read_csv(out / "differences.csv")
-    for row in summary.itertuples():
-        if row.status != "ok":
-            say(f"ablate: {row.arm}: {row.status}")
+    pairs = differences.set_index("arm").to_dict("index")
+    for row in summary.to_dict("records"):
+        if row["status"] != "ok":
+            say(f"ablate: {row['arm']}: {row['status']}")
             continue
-        text = f"{row.balanced_accuracy:.3f} ({row.balanced_accuracy_low:.3f} to {row.balanced_accuracy_high:.3f}), {int(row.units)} units"
-        pair = differences[differences["arm"] == row.arm] if len(differences) else differences
-        if len(pair):
-            d = pair.iloc[0]
-            text += f"; {d['difference']:+.3f} ({d['difference_low']:+.3f} to {d['difference_high']:+.3f}) to {d['reference']!r}"
-        say(f"ablate: {row.arm}: {text}")
+        value, low, high = (row[f"balanced_accuracy{part}"] for part in ("", "_low", "_high"))
+        text = f"{value:.3f} ({low:.3f} to {high:.3f}), {row['units']:.0f} units"
+        if row["arm"] in pairs:
+            pair = pairs[row["arm"]]
+            value, low, high = (pair[f"difference{part}"] for part in ("", "_low", "_high"))
+            text += f"; {value:+.3f} ({low:+.3f} to {high:+.3f}) to {pair['reference']!r}"
+        say(f"ablate: {row['arm']}: {text}")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def torch_pair() -> tuple[bool, str]:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         return (
             False,
-            f"torch and torchvision do not match ({' '.join(str(error).split()):.80}); install the pair that requirements.lock names",
+            f"torch and torchvision do not match ({' '.join(str(error).split()):.50}); install the pair the lock names",
         )
     return True, f"torch {torch.__version__} and torchvision {torchvision.__version__} match"
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from cellvision.branches import BRANCHES, Branch, BranchConfig
-from cellvision.core import baselines, encoders, files, loop, metrics, scoring, splits, targets
+from cellvision.core import files, metrics, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.progress import say
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.core.splits import Splits
+from cellvision.core.supervised import Supervised
+
+if TYPE_CHECKING:
+    from cellvision.core.encoders import Trained
 
 REVISION = 1
 
@@ -22,99 +27,110 @@ class Config(StageConfig):
     """Options of `embed`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")  # type: ignore[valid-type]
+    branch: BranchConfig = option("image", "image or tabular")
     target: str = option("group", "what the probes look for: group, annotation, or a column")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
-    fold: str = option("all", "folds the probes are tested on: all, or one")
     encoder: str | None = option(None, "network, NAME@imagenet, NAME@FILE, embedded name or pretrain run", runtime=True)
-    transductive: bool = option(False, "allow an encoder that saw test sources; stamps the result")
+    transductive: bool = option(False, "probe on folds the encoder has seen, too; stamps the result")
     neighbours: int = option(10, "of the kNN probe", ge=1)
-    short = {"view": "branch.view", "size": "branch.size"}
+    short: ClassVar[dict[str, str]] = {"view": "branch.view", "size": "branch.size"}
 
 
 def run(cfg: Config, out: Path) -> None:
-    """Embed every item once; probe the embedding on unseen units."""
-    branch: Branch = BRANCHES.load(cfg.branch.name)(
-        cfg.branch, cfg.items, (cfg.target, (cfg.unit or "").partition("~")[0])
-    )  # type: ignore[attr-defined]
+    """Embed every item once; probe the embedding on units that the encoder has not seen."""
+    import torch
+
+    from cellvision.core import encoders, loop
+
+    reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
+    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
     device = loop.pick_device(cfg.device, cfg.threads)
     inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.describe(spec)}
     with RunDir.claim(out, "embed", cfg, inputs, REVISION) as claimed:
-        if claimed.done:
-            return
-        claimed.note(device=str(device), threads=torch.get_num_threads())
-        fold = made.fold_of(branch.items)
-        fitted = np.flatnonzero(fold != int(cfg.fold)) if cfg.fold.isdigit() else np.arange(len(fold))
-        trained = encoders.resolve(spec, branch, fitted, torch_seed(cfg.seed, "encoder"))
-        trained.module.to(device)
-        features = encoders.embed(trained.module, branch, trained.state, np.arange(len(fold)))
-        write_h5ad(out / "embeddings.h5ad", features, branch, made)
-        found: dict[str, Any] = {
-            "items": len(features),
-            "features": features.shape[1],
-            "rank": metrics.effective_rank(features),
-        }
-        if can_be_probed(branch, made, cfg):
-            found |= probe(cfg, branch, made, features, set(trained.seen))
-            say(f"embed: kNN {found['knn_balanced_accuracy']:.3f}, linear {found['linear_balanced_accuracy']:.3f} (chance {found['linear_chance']:.3f}), "
-                f"{found['linear_level']}s of {found['linear_balanced_accuracy_units']} unseen units -> {out}")  # fmt: skip
-        claimed.finish(found)
+        if not claimed.done:
+            claimed.note(device=str(device), threads=torch.get_num_threads())
+            every = np.arange(len(branch.items.table))
+            trained = encoders.resolve(spec, branch, every, torch_seed(cfg.seed, "encoder"))
+            features = encoders.embed(trained.module.to(device), branch, trained.state, every)
+            write_h5ad(out / "embeddings.h5ad", features, branch, made)
+            found = {"items": len(features), "features": trained.width, "rank": metrics.effective_rank(features)}
+            claimed.finish(found | probe(cfg, branch, made, trained, features))
+    report_to_person(out)
 
 
-def can_be_probed(branch: Branch, made: splits.Splits, cfg: Config) -> bool:
-    """Two classes and two folds, or there is nothing to probe for."""
-    table = branch.items.table
-    return cfg.target in table and table[cfg.target].nunique() > 1 and made.folds > 1
+def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features: NDArray[np.float32]) -> dict[str, Any]:
+    """kNN and balanced logistic regression, fitted on training units, scored on unseen ones.
 
-
-def probe(cfg: Config, branch: Branch, made: splits.Splits, features: Any, seen: set[str]) -> dict[str, Any]:
-    """kNN and balanced logistic regression, fitted on training units, scored on unseen ones."""
+    An encoder that was not trained has its preprocessing fitted again in every fold.
+    """
     import pandas as pd
 
+    from cellvision.core import baselines, encoders, scoring, targets
+
+    table = branch.items.table
+    if cfg.target not in table or table[cfg.target].nunique() < 2 or made.folds < 2:
+        return {"not_probed": "fewer than two classes or folds"}
     target = targets.read(branch.items, cfg.target)
-    fold, unit = made.fold_of(branch.items), made.unit_of(branch.items)
-    folds = splits.test_folds(made, cfg.fold)
-    tested = set(branch.items.table["source_hash"][np.isin(fold, folds)])
-    stamp = splits.guard(seen, tested, f"encoder {cfg.encoder!r}", cfg.transductive)
-    parts: dict[str, list[Any]] = {"knn": [], "linear": []}
-    for number in folds:
-        train, test = (np.flatnonzero((target.label >= 0) & where) for where in (fold != number, fold == number))
+    problem = Supervised(branch, made, target, "all", cfg.seed)
+    stamps = set(splits.stamps(branch.items, made))
+    parts: dict[str, list[pd.DataFrame]] = {"knn": [], "linear": []}
+    tested = []
+    for fold in problem.folds:
+        train, test = problem.train_rows(fold), problem.test_rows(fold)
+        if trained.seen & set(table["source_hash"].iloc[test]):
+            if not cfg.transductive:
+                continue
+            stamps.add("transductive: the encoder has seen test sources")
+        if not trained.seen:
+            again = encoders.resolve(
+                cfg.encoder or branch.default_encoder, branch, train, torch_seed(cfg.seed, "encoder")
+            )
+            features = encoders.embed(again.module, branch, again.state, np.arange(len(table)))
         known = features[train], target.label[train]
         votes = metrics.knn_predict(*known, features[test], cfg.neighbours)
-        guesses = {
-            "knn": np.eye(len(target.classes))[votes],
-            "linear": baselines.fit_predict("logistic", *known, features[test], len(target.classes), 0),
-        }
-        table = branch.items.table[["item_id", "source_id"]].iloc[test].assign(unit=unit[test], fold=number)
-        for name, guess in guesses.items():
-            parts[name].append(scoring.predictions(table, guess, target.classes, target.text(test)))
-    found: dict[str, Any] = {"stamps": [stamp] if stamp else []}
+        model = baselines.estimator("logistic", 0)
+        linear = baselines.fit_predict(model, *known, features[test], len(target.classes))
+        tested.append(fold)
+        for name, guess in (("knn", np.eye(len(target.classes))[votes]), ("linear", linear)):
+            parts[name].append(scoring.predictions(problem.identity(test), guess, target.classes, target.text(test)))
+    if not tested:
+        return {"not_probed": "the encoder has seen every fold; pretrain it with a fold held out"}
+    problem.folds = tested
+    found: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
     for name, tables in parts.items():
         items = pd.concat(tables, ignore_index=True)
-        scored = scoring.scored_rows(
-            target, items, scoring.of_sources(items, target.classes), branch.items.missed.assign(unit="").iloc[:0]
-        )
+        scored = scoring.scored_rows(target, items, scoring.of_sources(items, target.classes), problem.missed())
         found |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
     return found
 
 
-def write_h5ad(path: Path, features: Any, branch: Branch, made: splits.Splits) -> None:
+def write_h5ad(path: Path, features: NDArray[np.float32], branch: Branch, made: Splits) -> None:
     """X (items, features) float32; obs the items table with unit and fold as used."""
     import anndata
 
-    table = branch.items.table.assign(unit=made.unit_of(branch.items), fold=made.fold_of(branch.items)).set_index(
-        "item_id"
-    )
+    table = branch.items.table.assign(unit=made.unit_of(branch.items), fold=made.fold_of(branch.items))
+    table = table.set_index(table.pop("item_id").astype(str))
     for name in table.columns:
         if table[name].dtype == object:
             table[name] = table[name].astype("string").astype("category")
-    table.index = table.index.astype(str)
     with files.atomic(path) as temporary:
         anndata.AnnData(features, obs=table).write_h5ad(temporary)
+
+
+def report_to_person(out: Path) -> None:
+    found = files.read_json(out / "metrics.json")
+    if "not_probed" in found:
+        say(f"embed: {found['items']} items -> {out}; not probed: {found['not_probed']}")
+        return
+    knn, linear, chance = (
+        found[name] for name in ("knn_balanced_accuracy", "linear_balanced_accuracy", "linear_chance")
+    )
+    level, units = found["linear_level"], found["linear_balanced_accuracy_units"]
+    say(f"embed: kNN {knn:.3f}, linear {linear:.3f}, chance {chance:.3f}; {level}s of {units} unseen units -> {out}")
 
 
 if __name__ == "__main__":

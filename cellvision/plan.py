@@ -24,7 +24,7 @@ class Config(StageConfig):
     """Options of `plan`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")  # type: ignore[valid-type]
+    branch: BranchConfig = option("image", "image or tabular")
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     folds: int = option(splits.FOLDS, "folds where every group has enough units", ge=2)
@@ -32,7 +32,7 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Find the units and deal them into folds; groups with too few are reported, never an error."""
-    branch = BRANCHES.load(cfg.branch.name)(cfg.branch, cfg.items)  # type: ignore[attr-defined]
+    branch = BRANCHES.build(cfg.branch, path=cfg.items)
     inputs = {"items": branch.items.content} | ({"units": content_of(cfg.units)} if cfg.units else {})
     with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
         if claimed.done:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from cellvision import segment
 from cellvision.branches import BRANCHES, Branch
-from cellvision.core import classifier, encoders, files, loop, scoring
+from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from cellvision.core.encoders import Trained
 
 REVISION = 1
 
@@ -30,6 +32,10 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Cut new images the way the training images were cut, then classify every cell and every image."""
+    import torch
+
+    from cellvision.core import encoders
+
     bundle = read_bundle(cfg.model)
     if (cfg.raw is None) == (cfg.items is None):
         raise ConfigError("give --raw (new images) or --items (a segment run or a table), one of the two")
@@ -43,9 +49,7 @@ def run(cfg: Config, out: Path) -> None:
             where = cfg.items or out / "runs" / "segment"
             if how:
                 segment.run(how, where)
-            branch: Branch = BRANCHES.load(bundle["branch"]["name"])(
-                BRANCHES.config(bundle["branch"]), where, (bundle["target"],)
-            )
+            branch: Branch = BRANCHES.build(bundle["branch"], path=where, reserved=(bundle["target"],))
             trained = encoders.load(cfg.model, branch)
             notes = branch.check(trained.facts["schema"])
             claimed.note(threads=torch.get_num_threads(), notes=notes)
@@ -70,31 +74,27 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     return build(segment.Config, made)
 
 
-def classify(
-    cfg: Config, bundle: dict[str, Any], branch: Branch, trained: encoders.Trained, out: Path
-) -> dict[str, Any]:
+def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Trained, out: Path) -> dict[str, Any]:
     """Probabilities of every item and, as the strategy pools them, of every source."""
+    from cellvision.core import classifier, encoders, loop, scoring
+
     strategy = STRATEGIES.build(bundle["strategy"])
     classes = tuple(bundle["classes"])
-    head = classifier.load_head(cfg.model, strategy, int(trained.module.num_features), len(classes))  # type: ignore[arg-type]
     device = loop.pick_device(cfg.device, cfg.threads)
-    trained.module.to(device)
-    rows = np.arange(len(branch.items.table))
-    features = encoders.embed(trained.module, branch, trained.state, rows)
-    bag, names = classifier.bags_of(branch, rows)
-    item, pooled = classifier.head_probabilities(strategy, head.to(device), features, bag)
+    head = classifier.load_head(cfg.model, strategy, trained.width, len(classes)).to(device)
     table = branch.items.table
+    features = encoders.embed(trained.module.to(device), branch, trained.state, np.arange(len(table)))
+    names, bag = np.unique(table["source_id"].to_numpy(str), return_inverse=True)
+    item, pooled = classifier.head_probabilities(strategy, head, features, bag.astype(np.int64))
     known = set(table["source_hash"]) & trained.seen
     if known:
-        say(
-            f"predict: {len(known)} of these sources were among the training data; nothing is learned about new ones from them"
-        )
+        say(f"predict: {len(known)} of these sources were in the training data; they say nothing about new ones")
     kept = table[[name for name in ("item_id", "source_id", "path", "y", "x") if name in table]]
     files.write_parquet(out / "predictions.parquet", scoring.predictions(kept, item, classes, None))
     sources = table.drop_duplicates("source_id").set_index("source_id").loc[names].reset_index()[["source_id"]]
     files.write_parquet(out / "sources.parquet", scoring.predictions(sources, pooled, classes, None))
     counts = {f"predicted_{name}": int((item.argmax(1) == number).sum()) for number, name in enumerate(classes)}
-    return {"items": len(rows), "sources": len(names), "sources_seen_in_training": len(known), **counts}
+    return {"items": len(table), "sources": len(names), "sources_seen_in_training": len(known), **counts}
 
 
 if __name__ == "__main__":

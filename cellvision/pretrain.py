@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from cellvision.branches import BRANCHES, Augment, Branch, BranchConfig, State
-from cellvision.core import encoders, files, loop, metrics, parallel, plots, splits
+from cellvision.core import files, metrics, parallel, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import NoUsableInput
-from cellvision.core.loop import LoopConfig
 from cellvision.core.progress import say
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.core.schedule import LoopConfig
 from cellvision.core.splits import Splits
 from cellvision.selfsup import METHODS, MethodConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cellvision.core.encoders import Trained
     from cellvision.selfsup import Method
 
 REVISION = 1
@@ -36,39 +37,31 @@ class Config(StageConfig):
     """Options of `pretrain`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")  # type: ignore[valid-type]
+    branch: BranchConfig = option("image", "image or tabular")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     fold: str = option("0", "fold held out, or none to learn from everything")
-    method: MethodConfig = option("simclr", "simclr")  # type: ignore[valid-type]
+    method: MethodConfig = option("simclr", "simclr")
     encoder: str | None = option(None, "network with random weights, or a trained encoder to go on from", runtime=True)
     probes: int = option(4, "how often rank, kNN and identity are measured", ge=1)
     loop: LoopConfig = option(LoopConfig(steps=600, batch=256), "length and rate", flag=False)
-    short = {
-        "steps": "loop.steps",
-        "batch": "loop.batch",
-        "lr": "loop.lr",
-        "view": "branch.view",
-        "size": "branch.size",
+    short: ClassVar[dict[str, str]] = {
+        **{name: f"loop.{name}" for name in ("steps", "batch", "lr")},
+        **{name: f"branch.{name}" for name in ("view", "size")},
     }
-
-
-class Learner(nn.Module):
-    """Encoder and projection head, trained together."""
-
-    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, head
 
 
 def run(cfg: Config, out: Path) -> None:
     """Pretrain on every fold but the held-out one."""
-    branch: Branch = BRANCHES.load(cfg.branch.name)(cfg.branch, cfg.items)  # type: ignore[attr-defined]
+    import torch
+
+    from cellvision.core import encoders, loop
+
+    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-    fold = made.fold_of(branch.items)
-    held = splits.test_folds(made, cfg.fold)
-    train, test = np.flatnonzero(~np.isin(fold, held)), np.flatnonzero(np.isin(fold, held))
+    held = np.isin(made.fold_of(branch.items), splits.test_folds(made, cfg.fold))
+    train, test = np.flatnonzero(~held), np.flatnonzero(held)
     method: Method = METHODS.build(cfg.method)
     spec = cfg.encoder or branch.default_encoder
     device = loop.pick_device(cfg.device, cfg.threads)
@@ -81,57 +74,84 @@ def run(cfg: Config, out: Path) -> None:
         if claimed.done:
             return
         claimed.note(device=str(device), threads=torch.get_num_threads(), held_out=cfg.fold)
-        learner = build_learner(start.module, method, cfg.seed).to(device)
-        probe = Probe(branch, start.state, made, train, test)
-        draw = SourceBalanced(branch, start.state, train, method.views, batch, cfg.seed)
-
-        def loss(module: nn.Module, views: loop.Batch) -> Tensor:
-            return method.loss(module.encoder(torch.cat([views[str(v)] for v in range(method.views)])), module.head)  # type: ignore[operator, arg-type]
-
+        learner = build_learner(start, method, cfg.seed).to(device)
+        probe = Probe(branch, start.state, train, test)
         history = loop.train(
-            learner, loss, draw, cfg.loop, seed=cfg.seed, folder=out / "checkpoints", what="pretrain",
+            learner,
+            lambda module, views: contrast(method, module, views),
+            SourceBalanced(branch, start.state, train, method.views, batch, cfg.seed),
+            cfg.loop,
+            seed=cfg.seed,
+            folder=out / "checkpoints",
+            what="pretrain",
             workers=max(0, parallel.cores() - 1) if cfg.workers is None else cfg.workers,
-            probe=lambda _: probe(learner.encoder), probe_every=max(1, cfg.loop.steps // cfg.probes),
-        )  # fmt: skip
-        seen = sorted({*branch.items.table["source_hash"].iloc[train], *start.seen})
-        facts = {
-            "network": start.name, "branch": cfg.branch.name, "schema": branch.schema(), "seen": seen,  # type: ignore[attr-defined]
-            "units": sorted(set(made.unit_of(branch.items)[train])), "held_out": cfg.fold, "steps": cfg.loop.steps,
-            "steps_total": cfg.loop.steps + int(start.facts.get("steps_total", 0)),
-            "origin": f"{cfg.method.name} on {len(train)} unlabelled items", "licence": "as the data it was trained on",  # type: ignore[attr-defined]
-        }  # fmt: skip
-        encoders.save(out / "encoder", learner.encoder, start.state, facts)
+            probe=lambda _: probe(learner["encoder"]),
+            probe_every=max(1, cfg.loop.steps // cfg.probes),
+        )
+        save_encoder(cfg, branch, made, start, learner["encoder"], train, out / "encoder")
         summary = write_curves(history, method.chance(batch), out)
         loop.forget(out / "checkpoints")
-        claimed.finish(
-            summary | {"items": len(train), "units": len(facts["units"]), "batch": batch, "steps": cfg.loop.steps}
-        )
-        say(
-            f"pretrain: loss {summary['loss']:.3f} (chance {summary['chance']:.3f}), rank {summary['rank']:.1f} -> {out}"
-        )
+        units = len(set(made.unit_of(branch.items)[train]))
+        claimed.finish(summary | {"items": len(train), "units": units, "batch": batch, "steps": cfg.loop.steps})
+        loss, chance, rank = (summary[name] for name in ("loss", "chance", "rank"))
+        say(f"pretrain: loss {loss:.3f} (chance {chance:.3f}), effective rank {rank:.1f} -> {out}")
 
 
-def build_learner(encoder: nn.Module, method: Method, seed: int) -> Learner:
+def build_learner(start: Trained, method: Method, seed: int) -> nn.ModuleDict:
+    """Encoder and projection head, trained together."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "projection"))
-        return Learner(encoder, method.head(int(encoder.num_features)))  # type: ignore[arg-type]
+        return torch.nn.ModuleDict({"encoder": start.module, "head": method.head(start.width)})
+
+
+def contrast(method: Method, learner: Any, views: dict[str, Tensor]) -> Tensor:
+    """The loss of one batch; all views go through the encoder together."""
+    import torch
+
+    together = torch.cat([views[str(view)] for view in range(method.views)])
+    return method.loss(learner["encoder"](together), learner["head"])
+
+
+def save_encoder(
+    cfg: Config, branch: Branch, made: Splits, start: Trained, module: nn.Module, train: NDArray[np.int64], folder: Path
+) -> None:
+    """The encoder without its projection head, and the sources and units it has seen."""
+    from cellvision.core import encoders
+
+    facts = {
+        "network": start.name,
+        "branch": cfg.branch.name,
+        "schema": branch.schema(),
+        "seen": sorted({*branch.items.table["source_hash"].iloc[train], *start.seen}),
+        "units": sorted(set(made.unit_of(branch.items)[train])),
+        "held_out": cfg.fold,
+        "steps_total": cfg.loop.steps + int(start.facts.get("steps_total", 0)),
+        "origin": f"{cfg.method.name} on {len(train)} unlabelled items",
+        "licence": "as the data it was trained on",
+    }
+    encoders.save(folder, module, start.state, facts)
 
 
 def training_rate(cfg: Config, steps: int = 4) -> float:
-    """Items per second of a training step on this machine, batches included: what a time budget is turned into steps with."""
-    branch: Branch = BRANCHES.load(cfg.branch.name)(cfg.branch, cfg.items)  # type: ignore[attr-defined]
+    """Items per second of a training step on this machine, batches included: what turns a time budget into steps."""
+    from cellvision.core import encoders, loop
+
+    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items)
     rows = np.arange(len(branch.items.table))
     batch = min(cfg.loop.batch, len(rows))
-    start = encoders.resolve(cfg.encoder or branch.default_encoder, branch, rows, 0)
+    device = loop.pick_device(cfg.device, cfg.threads)
     method: Method = METHODS.build(cfg.method)
-    learner = build_learner(start.module, method, 0).to(loop.pick_device(cfg.device, cfg.threads))
+    start = encoders.resolve(cfg.encoder or branch.default_encoder, branch, rows, 0)
+    learner = build_learner(start, method, 0).to(device)
     draw = SourceBalanced(branch, start.state, rows, method.views, batch, 0)
-    context, times = loop.autocast(learner, cfg.loop.precision), []
+    times = []
     for step in range(steps):
         begun = time.perf_counter()
-        views = draw(step)
-        with context:
-            value = method.loss(learner.encoder(torch.cat([views[str(v)] for v in range(method.views)])), learner.head)
+        views = {name: view.to(device) for name, view in draw(step).items()}
+        with loop.autocast(learner, cfg.loop.precision):
+            value = contrast(method, learner, views)
         value.backward()
         times.append(time.perf_counter() - begun)
     return batch * method.views / float(np.median(times[1:]))
@@ -157,7 +177,9 @@ class SourceBalanced:
         top = np.argpartition(-key, self.batch - 1)[: self.batch]
         return self.rows[np.sort(top)]
 
-    def __call__(self, step: int) -> loop.Batch:
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        import torch
+
         rows = self.chosen(step)
         return {
             str(view): torch.from_numpy(self.branch.batch(rows, self.state, Augment("strong", (self.seed, step, view))))
@@ -168,9 +190,7 @@ class SourceBalanced:
 class Probe:
     """What an encoder has learned, measured in evaluation mode on fixed items: rank, kNN and identity of the source."""
 
-    def __init__(
-        self, branch: Branch, state: State, made: Splits, train: NDArray[np.int64], test: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, branch: Branch, state: State, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
         self.branch, self.state = branch, state
         rng = generator(0, "probe")
         self.train, self.test = (np.sort(rng.permutation(rows)[:PROBE_ITEMS]) for rows in (train, test))
@@ -179,6 +199,8 @@ class Probe:
         self.source = table["source_id"].to_numpy(str)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
+        from cellvision.core import encoders
+
         training = encoder.training
         features = encoders.embed(encoder, self.branch, self.state, self.train)
         found = {"rank": metrics.effective_rank(features), "std": float(features.std(0).mean())}
@@ -199,6 +221,8 @@ class Probe:
 def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> dict[str, Any]:
     """curves.parquet and curves.png; the last values as flat metrics."""
     import pandas as pd
+
+    from cellvision.core import plots
 
     table = pd.DataFrame(history).assign(chance=chance)
     files.write_parquet(out / "curves.parquet", table)

@@ -1,29 +1,37 @@
-"""Command: a run directory -> one self-contained HTML page: what was run, on how many units, how sure, and what not to claim."""
+"""Command: a run directory -> one self-contained HTML page: what was run, how many units, how sure, what not to claim.
+
+The words stand in report.html, a template with a block for each stage; this file gathers the numbers and pictures.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from cellvision.core import files, plots
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
-from cellvision.core.items import Crops
 from cellvision.core.progress import duration, say
-from cellvision.core.rng import generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
 
 POSITIONAL = "run"
 TEMPLATE = Path(__file__).with_name("report.html")
+ORDER = ("study", "segment", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
 CROPS_SHOWN = 24  # a group
+SHORTCUT_SHARE = 0.8  # of the best network's score: from here on a shortcut is named
 SHORTCUTS = {
-    "background": "sees only what surrounds the cells", "size": "knows only the cells' size", "colour": "knows only colour statistics",
-}  # fmt: skip
+    "background": "sees only what surrounds the cells",
+    "size": "knows only the cells' size",
+    "colour": "knows only colour statistics",
+}
+Run = dict[str, Any]  # record (run.json), where, metrics, and what the template asks for
 
 
 class Config(StageConfig):
@@ -40,375 +48,187 @@ def run(cfg: Config, out: Path) -> None:
 
 
 def write(folder: Path, path: Path) -> None:
+    """Render the run in `folder` and its children."""
     import jinja2
 
     runs = list(runs_below(folder))
-    sections = [section for record, where in runs if (section := describe(record, where))]
-    limits = list(dict.fromkeys(line for _, where in runs for line in cannot_claim(where)))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text("utf-8"))
-    top = runs[0][0]
-    files.write_text(
-        path,
-        page.render(
-            top=top, ran=[what_ran(*pair) for pair in runs], sections=sections, limits=limits, headline=headline(runs)
-        ),
+    limits = list(dict.fromkeys(line for one in runs for line in cannot_claim(one)))
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.globals |= {"score": score, "difference": difference}
+    page = environment.from_string(TEMPLATE.read_text("utf-8"))
+    files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
     say(f"report: {path}")
 
 
-def runs_below(folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """The run and its children, in the order of the pipeline; the many children of an ablation are left to it."""
-    order = {
-        name: number
-        for number, name in enumerate(
-            ("study", "simulate", "segment", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
-        )
+def runs_below(folder: Path) -> Iterator[Run]:
+    """The run itself, then its children in the order of the pipeline; an ablation speaks for its fine-tunings."""
+    yield load(folder)
+    children = sorted(folder.glob("runs/*/run.json")) + sorted(folder.glob("runs/ablate/runs/pretrain-*/run.json"))
+    inside = [load(path.parent) for path in children]
+    if files.read_json(folder / "run.json")["stage"] == "ablate":
+        inside = [one for one in inside if one["stage"] == "pretrain"]
+    yield from sorted(inside, key=lambda one: (ORDER.index(one["stage"]), one["held_out"], one["folder"]))
+
+
+def load(where: Path) -> Run:
+    """Everything the page says about one run."""
+    record = files.read_json(where / "run.json")
+    metrics = files.read_json(where / "metrics.json") if (where / "metrics.json").exists() else {}
+    one = {
+        "record": record,
+        "where": where,
+        "folder": where.name,
+        "stage": record["stage"],
+        "held_out": record.get("held_out", ""),
+        "took": took(record),
+        "metrics": metrics,
     }
-    found = [(files.read_json(folder / "run.json"), folder)]
-    for path in folder.glob("runs/*/run.json"):
-        record = files.read_json(path)
-        if found[0][0]["stage"] != "ablate" or record["stage"] == "pretrain":
-            found.append((record, path.parent))
-        if record["stage"] == "ablate":
-            found += [
-                (files.read_json(inner), inner.parent) for inner in sorted(path.parent.glob("runs/pretrain-*/run.json"))
-            ]
-    return iter([found[0], *sorted(found[1:], key=lambda pair: (order.get(pair[0]["stage"], 99), pair[1].name))])
+    gather = {"segment": of_segment, "plan": of_plan, "ablate": of_ablate, "finetune": of_finetune}
+    done = record["status"] == "done"
+    return one | (gather[record["stage"]](where) if done and record["stage"] in gather else {}) | pictures(where)
 
 
-def what_ran(record: dict[str, Any], where: Path) -> dict[str, Any]:
-    versions = record.get("versions", {})
-    took = ""
-    if "finished" in record:
-        begun, ended = (pd.Timestamp(record[key]) for key in ("started", "finished"))
-        took = duration((ended - begun).total_seconds())
-    return {
-        "stage": record["stage"], "folder": where.name, "status": record["status"], "took": took, "seed": record["seed"],
-        "device": record.get("device", "cpu"), "fingerprint": record["fingerprint"], "torch": versions.get("torch", ""),
-    }  # fmt: skip
+def took(record: dict[str, Any]) -> str:
+    from datetime import datetime
+
+    if "finished" not in record:
+        return ""
+    begun, ended = (datetime.fromisoformat(record[key]) for key in ("started", "finished"))
+    return duration((ended - begun).total_seconds())
 
 
-# -- sections -----------------------------------------------------------------------------------------------------
+def pictures(where: Path) -> dict[str, str]:
+    """The run's own pictures by name, as data for the page."""
+    return {f"picture_{path.stem}": of_bytes(path.read_bytes()) for path in sorted(where.glob("*.png"))}
 
 
-def describe(record: dict[str, Any], where: Path) -> dict[str, Any] | None:
-    """Title, paragraphs, tables and pictures of one run."""
-    writers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "segment": about_segment, "plan": about_plan, "pretrain": about_pretrain, "finetune": about_finetune,
-        "ablate": about_ablate, "embed": about_embed, "predict": about_predict,
-    }  # fmt: skip
-    if record["status"] != "done" or record["stage"] not in writers:
-        return None
-    return writers[record["stage"]](where)
+# -- what each stage has to show ----------------------------------------------------------------------------------
 
 
-def about_segment(where: Path) -> dict[str, Any]:
-    found = files.read_json(where / "metrics.json")
-    cells = pd.read_parquet(where / "cells.parquet")
-    text = [f"{found['files']} files: {found.get('images_ok', 0)} read, {found.get('images_skipped', 0)} skipped, {found.get('images_ignored', 0)} ignored. "
-            f"{found['cells']} cells; {found.get('images_without_cells', 0)} images without any. Crops are stored at {found['scale']:.2f} px per image pixel."]  # fmt: skip
-    if "annotations" in found:
-        text.append(
-            f"{found['annotations_matched_share']:.1%} of {found['annotations']} annotations lie alone in a cell."
-        )
-    tables = [groups_of_cells(cells)]
-    if (where / "images.parquet").exists():
-        images = pd.read_parquet(where / "images.parquet")
-        lost = images[images["status"] == "skipped"][["path", "reason", "note"]]
-        if len(lost):
-            tables.append(
-                {
-                    "caption": "Skipped files",
-                    "head": ["file", "reason", "what happened"],
-                    "rows": lost.head(30).to_numpy(str).tolist(),
-                }
-            )
-    pictures = (
-        [{"caption": "Outlines of the cells in up to twelve images", "data": embed_file(where / "preview.png")}]
-        if (where / "preview.png").exists()
-        else []
-    )
-    pictures += [
-        {
-            "caption": f"{group}: {min(len(some), CROPS_SHOWN)} of {len(some)} cells, drawn evenly over the images",
-            "data": sheet(where, some),
-        }
-        for group, some in cells.groupby("group")
-    ]
-    return {"title": "Cells", "text": text, "tables": tables, "pictures": pictures}
+def of_segment(where: Path) -> dict[str, Any]:
+    import pandas as pd
 
-
-def groups_of_cells(cells: pd.DataFrame) -> dict[str, Any]:
-    rows = []
+    cells, images = pd.read_parquet(where / "cells.parquet"), pd.read_parquet(where / "images.parquet")
+    skipped = images[images["status"] == "skipped"]
+    groups = []
     for group, some in cells.groupby("group"):
         per = some.groupby("source_id").size()
-        rows.append(
-            [
-                group,
-                len(per),
-                len(some),
-                f"{per.min()} to {per.max()}",
-                f"{some['area_px'].median():.0f}",
-                f"{some['touches_border'].mean():.0%}",
-            ]
+        groups.append(
+            {
+                "name": group,
+                "sources": len(per),
+                "cells": len(some),
+                "per_source": f"{per.min()} to {per.max()}",
+                "area": f"{some['area_px'].median():.0f}",
+                "border": f"{some['touches_border'].mean():.0%}",
+                "shown": min(len(some), CROPS_SHOWN),
+                "sheet": of_pixels(sheet(where, some)),
+            }
         )
-    return {
-        "caption": "Cells by group",
-        "head": ["group", "sources", "cells", "cells a source", "median area, px", "at the border"],
-        "rows": rows,
-    }
+    return {"groups": groups, "skipped": skipped[["path", "reason", "note"]].head(30).to_dict("records")}
 
 
-def sheet(where: Path, some: pd.DataFrame) -> str:
+def sheet(where: Path, some: pd.DataFrame) -> NDArray[np.uint8]:
     """Crops of one group, every source in turn."""
-    from cellvision.core.items import SHARD_ROWS
+    import numpy as np
+
+    from cellvision.core import plots
+    from cellvision.core.items import SHARD_ROWS, Crops
+    from cellvision.core.rng import generator
 
     order = some.assign(luck=generator(0, "sheet").random(len(some))).sort_values("luck")
     order = order.assign(turn=order.groupby("source_id").cumcount()).sort_values(["turn", "luck"]).head(CROPS_SHOWN)
     rows = (order["crop_shard"] * SHARD_ROWS + order["crop_row"]).to_numpy(np.int64)
-    return embed_pixels(plots.crop_sheet(Crops(where / "crops").take(rows), columns=8))
+    return plots.crop_sheet(Crops(where / "crops").take(rows), columns=8)
 
 
-def about_plan(where: Path) -> dict[str, Any]:
-    found = files.read_json(where / "plan.json")
-    rows = [
-        [
-            name,
-            group["units"],
-            group["sources"],
-            group["items"],
-            group["annotated"],
-            "yes" if group["evaluated"] else "cannot be evaluated",
-        ]
-        for name, group in found["groups"].items()
-    ]
-    table = {
-        "caption": "Units and items by group",
-        "head": ["group", "units", "sources", "items", "annotated", "tested on unseen units"],
-        "rows": rows,
-    }
-    return {
-        "title": "Units and folds",
-        "text": [
-            f"Protocol: {found['protocol']}. The unit is what is independent; items of one unit never stand on both sides of a split."
-        ],
-        "tables": [table],
-        "pictures": [],
-    }
+def of_plan(where: Path) -> dict[str, Any]:
+    return {"plan": files.read_json(where / "plan.json")}
 
 
-def about_pretrain(where: Path) -> dict[str, Any]:
-    found, record = (files.read_json(where / name) for name in ("metrics.json", "run.json"))
-    text = [f"{found['steps']} steps of {found['batch']} items from {found['units']} units; fold {record.get('held_out')} held out. "
-            f"Loss {found['loss']:.3f}, chance {found['chance']:.3f}; effective rank {found['rank']:.1f} ({found['rank_random']:.1f} at the start)."]  # fmt: skip
-    if "knn" in found:
-        text.append(
-            f"kNN of the group on held-out units: {found['knn']:.3f} ({found['knn_random']:.3f} at the start). Watched, never used to choose."
-        )
-    if "identity" in found:
-        text.append(
-            f"The source of a cell can be told from its features with {found['identity']:.3f} (chance {found['identity_chance']:.3f}): what the encoder knows about the image rather than the cell."
-        )
-    return {
-        "title": f"Pretraining, fold {record.get('held_out')} held out",
-        "text": text,
-        "tables": [],
-        "pictures": [{"caption": "", "data": embed_file(where / "curves.png")}],
-    }
-
-
-def about_finetune(where: Path) -> dict[str, Any] | None:
+def of_finetune(where: Path) -> dict[str, Any]:
     found = files.read_json(where / "metrics.json")
-    if "balanced_accuracy" not in found:
-        return {"title": "Classifier for new images", "text": ["Trained on every unit, so it has no score of its own; the ablation's estimate is for classifiers trained on fewer units."], "tables": [], "pictures": []}  # fmt: skip
-    text = [
-        f"Balanced accuracy {score(found, 'balanced_accuracy')}, {found['scored']} {found['level']}s scored, chance {found['chance']:.3f}."
-    ]
-    if found["level"] == "source":
-        text.append(
-            f"Agreement of single cells with their folder: {score(found, 'agreement')}. Agreement is not accuracy: the folder's name is no cell's truth."
-        )
-    if "cell_accuracy" in found:
-        text.append(
-            f"Against {found['cells_annotated']} true cell labels: accuracy {score(found, 'cell_accuracy')}; the folder's name itself is true of {found['purity']:.1%} of them."
-        )
-    if "probe_item_random" in found:
-        text.append(
-            f"A linear probe scores {found['probe_unit_out']:.3f} on unseen units and {found['probe_item_random']:.3f} when items are split at random: the difference is inflation."
-        )
-    rows = [
-        [name.removeprefix("baseline_"), f"{value:.3f}", signed(found, f"above_{name.removeprefix('baseline_')}")]
-        for name, value in found.items()
-        if name.startswith("baseline_")
-    ]
-    tables = (
-        [
-            {
-                "caption": f"Plain baselines on the same folds ({found['balanced_accuracy_units']} units)",
-                "head": ["baseline", "balanced accuracy", "the network is above it by"],
-                "rows": rows,
-            }
-        ]
-        if rows
-        else []
-    )
-    return {
-        "title": "Classifier",
-        "text": text,
-        "tables": tables,
-        "pictures": [{"caption": "Confusion matrix, counts", "data": embed_file(where / "confusion.png")}],
-    }
+    return {"baselines": [name.removeprefix("baseline_") for name in found if name.startswith("baseline_")]}
 
 
-def about_embed(where: Path) -> dict[str, Any]:
-    found = files.read_json(where / "metrics.json")
-    text = [f"{found['items']} items, {found['features']} features, effective rank {found['rank']:.1f}."]
-    text += [
-        f"{name}: {score(found, f'{name}_balanced_accuracy')}"
-        for name in ("knn", "linear")
-        if f"{name}_balanced_accuracy" in found
-    ]
-    return {"title": "Embedding", "text": text, "tables": [], "pictures": []}
+def of_ablate(where: Path) -> dict[str, Any]:
+    import pandas as pd
 
-
-def about_predict(where: Path) -> dict[str, Any]:
-    found = files.read_json(where / "metrics.json")
-    rows = [[name.removeprefix("predicted_"), count] for name, count in found.items() if name.startswith("predicted_")]
-    return {"title": "Predictions", "text": [f"{found['items']} items of {found['sources']} sources, {found['sources_seen_in_training']} of them seen in training."],
-            "tables": [{"caption": "Predicted classes", "head": ["class", "items"], "rows": rows}], "pictures": []}  # fmt: skip
-
-
-def about_ablate(where: Path) -> dict[str, Any]:
     summary, differences = pd.read_csv(where / "summary.csv"), pd.read_csv(where / "differences.csv")
-    found, config = files.read_json(where / "metrics.json"), files.read_json(where / "run.json")["config"]
-    pairs = (
-        {row.arm: signed(row._asdict(), "difference") for row in differences.itertuples()} if len(differences) else {}
-    )
-    rows = []
-    for row in summary.to_dict("records"):
-        if row["status"] != "ok":
-            rows.append([row["arm"], row["status"], "", "", "", ""])
-            continue
-        steps = "" if pd.isna(row["steps_total"]) else f"{row['steps_total']:.0f}"
-        spread = "" if pd.isna(row["sd_over_seeds"]) else f"{row['sd_over_seeds']:.3f}"
-        rows.append(
-            [
-                row["arm"],
-                score(row, "balanced_accuracy", units=False),
-                int(row["units"]),
-                pairs.get(row["arm"], "reference" if pairs else ""),
-                spread,
-                steps,
-            ]
-        )
-    head = [
-        "arm",
-        "balanced accuracy (95 % over units)",
-        "units",
-        "difference, paired",
-        "sd over seeds",
-        "steps with pretraining",
-    ]
-    text = [
-        f"Target {config['target']!r}: every arm on the same {found['folds']} folds and {found['seeds']} seeds, {found['units']} units in all."
-    ]
-    pictures = [
-        {"caption": caption, "data": embed_file(where / name)}
-        for name, caption in (
-            ("summary.png", "Arms and baselines"),
-            ("differences.png", "Differences, paired over units"),
-        )
-        if (where / name).exists()
-    ]
-    pictures += list(confusions(where))
-    return {
-        "title": "Ablation",
-        "text": text,
-        "tables": [{"caption": "Arms", "head": head, "rows": rows}],
-        "pictures": pictures,
-    }
+    pairs = {row["arm"]: difference(row, "difference") for row in differences.to_dict("records")}
+    arms = [row | {"difference": pairs.get(row["arm"], "reference")} for row in summary.to_dict("records")]
+    return {"arms": arms, "matrices": list(confusions(where))}
 
 
-def confusions(where: Path) -> Iterator[dict[str, str]]:
-    """One matrix of counts for every arm, from its first seed."""
+def confusions(where: Path) -> Iterator[dict[str, Any]]:
+    """One matrix of counts for every arm that is no baseline, from its first seed."""
+    import pandas as pd
+
+    from cellvision.core import plots
+
     scored = pd.read_parquet(where / "scored.parquet")
-    level = "source" if files.read_json(where / "run.json")["config"]["target"] == "group" else "item"
-    for arm, rows in scored.groupby("arm", sort=False):
-        rows = rows[rows["seed"] == rows["seed"].iloc[0]]
-        path = where / "runs" / "confusion.png"
-        plots.confusion_matrix(rows, path, level)
-        yield {"caption": f"{arm}: counts of {level}s, {rows['unit'].nunique()} units", "data": embed_file(path)}
+    level = files.read_json(where / "metrics.json")["level"]
+    for arm, rows in scored[~scored["arm"].str.startswith("baseline")].groupby("arm", sort=False):
+        first = rows[rows["seed"] == rows["seed"].iloc[0]]
+        buffer = io.BytesIO()
+        plots.confusion_matrix(first, buffer, level)
+        yield {"arm": arm, "level": level, "units": first["unit"].nunique(), "picture": of_bytes(buffer.getvalue())}
 
 
 # -- words --------------------------------------------------------------------------------------------------------
 
 
-def score(found: dict[str, Any], name: str, units: bool = True) -> str:
-    text = f"{found[name]:.3f} ({found[f'{name}_low']:.3f} to {found[f'{name}_high']:.3f})"
-    return f"{text} over {int(found[f'{name}_units'])} units" if units else text
+def score(found: dict[str, Any], name: str = "balanced_accuracy") -> str:
+    """`0.812 (0.700 to 0.900), 24 units`."""
+    value, low, high, units = (found[f"{name}{part}"] for part in ("", "_low", "_high", "_units"))
+    return f"{value:.3f} ({low:.3f} to {high:.3f}), {units:.0f} units"
 
 
-def signed(found: dict[str, Any], name: str) -> str:
-    return f"{found[name]:+.3f} ({found[f'{name}_low']:+.3f} to {found[f'{name}_high']:+.3f})"
+def difference(found: dict[str, Any], name: str) -> str:
+    value, low, high = (found[f"{name}{part}"] for part in ("", "_low", "_high"))
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def headline(runs: list[tuple[dict[str, Any], Path]]) -> list[str]:
-    """The one or two sentences a reader takes away, with units."""
-    for record, where in runs:
-        if record["stage"] == "ablate" and record["status"] == "done":
-            ok = pd.read_csv(where / "summary.csv").query("status == 'ok'")
-            lines = [
-                f"{row['arm']}: balanced accuracy {score(row, 'balanced_accuracy')}"
-                for row in ok.to_dict("records")
-                if not row["arm"].startswith("baseline")
-            ]
-            return [
-                *lines[:1],
-                "All arms, their intervals and the plain baselines stand below; the best of several arms is flattered by the choice.",
-            ]
-    return []
-
-
-def cannot_claim(where: Path) -> Iterator[str]:
+def cannot_claim(one: Run) -> Iterator[str]:
     """Sentences about what these results do not show."""
-    if (where / "plan.json").exists():
-        yield from files.read_json(where / "plan.json")["claims"]
-    if (where / "schedule.json").exists():
-        yield from (f"not run: {line}" for line in files.read_json(where / "schedule.json")["not_run"])
-    metrics = files.read_json(where / "metrics.json") if (where / "metrics.json").exists() else {}
-    yield from metrics.get("stamps", [])
-    if metrics.get("not_evaluated"):
-        yield f"cannot be evaluated (fewer than two units): {', '.join(metrics['not_evaluated'])}"
-    if (where / "summary.csv").exists():
-        yield from shortcuts(pd.read_csv(where / "summary.csv"))
+    if "plan" in one:
+        yield from one["plan"]["claims"]
+    yield from (f"not run: {line}" for line in one["metrics"].get("not_run", []))
+    yield from one["metrics"].get("stamps", [])
+    if one["metrics"].get("not_evaluated"):
+        yield f"cannot be evaluated (fewer than two units): {', '.join(one['metrics']['not_evaluated'])}"
+    if "arms" in one:
+        yield from shortcuts([arm for arm in one["arms"] if arm["status"] == "ok"])
 
 
-def shortcuts(summary: pd.DataFrame) -> Iterator[str]:
-    """A model that cannot see the cells and still scores far above chance says that the score may not be about cells."""
-    ok = summary[summary["status"] == "ok"]
-    networks = ok[~ok["arm"].str.startswith("baseline")]
+def shortcuts(arms: list[dict[str, Any]]) -> Iterator[str]:
+    """A plain model that cannot see the cells' form but scores like the networks: they need not see it either."""
+    scores = {arm["arm"]: arm["balanced_accuracy"] for arm in arms}
+    best = max((value for name, value in scores.items() if not name.startswith("baseline")), default=0.0)
     for name, what in SHORTCUTS.items():
-        row = ok[ok["arm"] == f"baseline: {name}"]
-        if len(row) and len(networks):
-            value, best = float(row["balanced_accuracy"].iloc[0]), float(networks["balanced_accuracy"].max())
-            if value >= 0.8 * best:
-                yield f"shortcut: a model that {what} reaches {value:.3f} over {int(row['units'].iloc[0])} units, the best network {best:.3f}; the score need not be about the cells"
+        value = scores.get(f"baseline: {name}", 0.0)
+        if value >= SHORTCUT_SHARE * best > 0:
+            yield (
+                f"shortcut: a model that {what} reaches {value:.3f}, the best network {best:.3f} "
+                f"({arms[0]['units']:.0f} units): the score need not be about the cells"
+            )
 
 
 # -- pictures inside the page -------------------------------------------------------------------------------------
 
 
-def embed_file(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def of_bytes(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def embed_pixels(pixels: Any) -> str:
-    from PIL import Image
+def of_pixels(pixels: NDArray[np.uint8]) -> str:
+    from cellvision.core import plots
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    plots.save_pixels(buffer, pixels)
+    return of_bytes(buffer.getvalue())
 
 
 if __name__ == "__main__":

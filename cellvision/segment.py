@@ -1,20 +1,20 @@
 """Stage: raw images -> cells. Reads raw/<group>; writes images.parquet, cells.parquet, masks/, crops/, preview.png.
 
 Two passes: masks first, then crops, because the crop's size and scale are one choice for the whole run. Each image
-that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR --metadata meta.csv`) skip the first pass.
+that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR --metadata meta.csv`) skip both.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import annotate, crop, files, items, masks, parallel, plots
-from cellvision.core.config import StageConfig, StageModel, option
+from cellvision.core import annotate, crop, files, items, masks, parallel, plots, readycrops
+from cellvision.core.config import StageConfig, StageModel, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput, RejectedInput
 from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, pixel_hash, read_image, to_uint8
 from cellvision.core.progress import say, track
@@ -47,7 +47,7 @@ class Config(StageConfig):
     """Options of `segment`."""
 
     raw: Path | None = option(None, "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")  # type: ignore[valid-type]
+    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
@@ -60,8 +60,10 @@ class Config(StageConfig):
     metadata: Path | None = option(None, "CSV for --crops with the columns image, label and any others", runtime=True)
     unit: str | None = option(None, "metadata column that names the independent unit of a ready crop")
     read: ReadConfig = option(ReadConfig(), "how files become pixels", flag=False)
-    short = {"diameter": "segmenter.diameter", "weights": "segmenter.weights", "channels": "read.channels",
-             "frames": "read.frames", "max_megapixels": "read.max_megapixels", "follow_symlinks": "read.follow_symlinks"}  # fmt: skip
+    short: ClassVar[dict[str, str]] = {
+        **{name: f"segmenter.{name}" for name in ("diameter", "weights")},
+        **{name: f"read.{name}" for name in ("channels", "frames", "max_megapixels", "follow_symlinks")},
+    }
 
 
 def run(cfg: Config, out: Path) -> None:
@@ -71,9 +73,7 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.size is not None and (cfg.size < 16 or cfg.scale is None):
         raise ConfigError("--size (16 px or more) and --scale are given together")
     if cfg.crops is not None:
-        from cellvision.core import readycrops
-
-        return readycrops.run(cfg, out)
+        return take_ready_crops(cfg, cfg.crops, out)
     entries = scan_folder(cfg)
     segmenter = SEGMENTERS.build(cfg.segmenter, device=cfg.device)  # every user error happens here
     inputs = {"raw": fingerprint_of(entries), "segmenter": segmenter.identity()}
@@ -92,6 +92,25 @@ def run(cfg: Config, out: Path) -> None:
         report_to_person(out, cfg.strict)
 
 
+def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
+    """Crops that somebody else has cut: read, put into one size, and described by their metadata."""
+    if cfg.metadata is None:
+        raise ConfigError("--crops needs --metadata, a CSV with the columns image and label")
+    if not folder.is_dir():
+        raise NoUsableInput(f"no folder at {folder}")
+    table = readycrops.read_metadata(cfg.metadata, cfg.unit)
+    present = [name for name in table["image"] if (folder / name).is_file()]
+    content = fingerprint([(name, files.sha256_file(folder / name)) for name in present])
+    inputs = {"crops": content, "metadata": content_of(cfg.metadata)}
+    with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            workers = parallel.cores() if cfg.workers is None else cfg.workers
+            images, cells = readycrops.gather(folder, table, cfg.unit, cfg.max_size, workers, out)
+            write_tables(images, cells, None, out)
+            claimed.finish(summarise(images, cells, None))
+    report_to_person(out, cfg.strict)
+
+
 def scan_folder(cfg: Config) -> list[Entry]:
     assert cfg.raw is not None
     if not cfg.raw.is_dir():
@@ -104,7 +123,6 @@ def scan_folder(cfg: Config) -> list[Entry]:
 
 def fingerprint_of(entries: list[Entry]) -> str:
     """One hash over names and contents; a file that cannot be read enters as such."""
-    from cellvision.core.config import fingerprint
 
     def digest(entry: Entry) -> str:
         try:
@@ -212,9 +230,10 @@ def load_pixels(cfg: Config, entry: Entry) -> tuple[Image, NDArray[np.uint8]]:
 
 def _image_row(entry: Entry, status: str, reason: str, note: str, image: Image | None = None) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "image_id": entry.image_id, "path": entry.relative, "group": entry.group, "status": status, "reason": str(reason),
-        "note": note, "height": None, "width": None, "channels": None, "dtype": None, "sha256": None, "pixel_hash": None,
-        "pixel_size_um": None, "intensity_low": None, "intensity_high": None, "n_cells": 0, "n_dropped": 0, "coverage": 0.0,
+        "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
+        "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "channels": None,
+        "dtype": None, "sha256": None, "pixel_hash": None, "pixel_size_um": None, "intensity_low": None,
+        "intensity_high": None, "n_cells": 0, "n_dropped": 0, "coverage": 0.0,
     }  # fmt: skip
     if image is not None:
         height, width, channels = image.pixels.shape
@@ -334,13 +353,11 @@ def report_to_person(out: Path, strict: bool) -> None:
     import pandas as pd
 
     metrics = files.read_json(out / "metrics.json")
-    say(
-        f"segment: {metrics['cells']} cells in {metrics['images_ok']} images; {metrics['images_ignored']} files ignored -> {out}"
-    )
+    cells, read, ignored = (metrics[name] for name in ("cells", "images_ok", "images_ignored"))
+    say(f"segment: {cells} cells in {read} images; {ignored} files ignored -> {out}")
     if "annotations" in metrics:
-        say(
-            f"segment: {metrics['annotations_matched_share']:.1%} of {metrics['annotations']} annotations lie alone in a cell"
-        )
+        share, count = metrics["annotations_matched_share"], metrics["annotations"]
+        say(f"segment: {share:.1%} of {count} annotations lie alone in a cell")
     images = pd.read_parquet(out / "images.parquet")
     skipped = images[images["status"] == "skipped"]
     for row in skipped.head(10).itertuples():

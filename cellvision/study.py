@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cellvision import ablate, finetune, plan, pretrain, report, segment
 from cellvision.core import files
@@ -20,14 +20,15 @@ from cellvision.segmenters import SegmenterConfig
 
 REVISION = 1
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
-SSL, WHOLE = "simclr", "whole"
+SSL = "simclr"
+SHARED = ("segmenter", "raw", "annotations", "workers", "device", "strict")  # options that segment has too
 
 
 class Config(StageConfig):
     """Options of `study`."""
 
     raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")  # type: ignore[valid-type]
+    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
@@ -43,15 +44,13 @@ class Config(StageConfig):
     pretrain_steps: int = option(600, "optimiser steps of a pretraining, one for each fold", ge=1)
     batch: int = option(64, "items a step", ge=2)
     budget: str | None = option(None, "time for all of it, such as 20min; sets the steps")
-    short = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
+    short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
 
 
 def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
     seconds = parse_budget(cfg.budget)
-    cutting = segment.Config(
-        **_only(cfg, "segmenter", "raw", "annotations", "workers", "device", "strict"), read={"channels": cfg.channels}
-    )
+    cutting = segment.Config(**_only(cfg, *SHARED), read={"channels": cfg.channels})
     inputs = {"raw": segment.fingerprint_of(segment.scan_folder(cutting))}
     for name in ("annotations", "units"):
         if getattr(cfg, name):
@@ -130,7 +129,7 @@ def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: li
     say(f"study: {rate:.0f} items/s in training; {duration(seconds)} left of the budget")
     if ssl_items > 0.6 * items:
         not_run.append(
-            f"self-supervision: too little budget ({MIN_SSL_STEPS} steps a fold need {duration(ssl_items / rate / 0.6 / 0.8)})"
+            f"self-supervision: too little budget, {MIN_SSL_STEPS} steps a fold take {duration(ssl_items / rate / 0.48)}"
         )
         ssl_steps, share, arms = 0, 1.0, 1
     else:
@@ -170,42 +169,46 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
         if ssl_steps:
             pretrain.run(pretrain_config(cfg, cells, ssl_steps, "none"), out / "runs" / "pretrain")
         return {}
-    frozen = {"tune": "linear", "loop": {"steps": 300, "batch": 128}}
-    arms: dict[str, dict[str, Any]] = {"random, linear probe": frozen, f"random, {WHOLE}": {"tune": "whole"}}
-    if ssl_steps:
-        arms |= {
-            f"{SSL}, linear probe": frozen | {"encoder": f"pretrain:{SSL}"},
-            f"{SSL}, {WHOLE}": {"tune": "whole", "encoder": f"pretrain:{SSL}"},
-        }
-    best = f"pretrain:{SSL}" if ssl_steps else cfg.encoder
-    if cfg.target == "group":
-        arms["bags (mil), linear probe"] = frozen | {"strategy": {"name": "mil"}, "encoder": best}
     made = {
-        "items": cells, "splits": planned / "splits.csv", "arms": arms, "seeds": schedule["seeds"],
+        "items": cells,
+        "splits": planned / "splits.csv",
+        "arms": arms(cfg, schedule),
+        "seeds": schedule["seeds"],
         "base": {"encoder": cfg.encoder, "loop": {"steps": schedule["steps"], "batch": cfg.batch}},
-        "branch": {"name": "image", "size": cfg.size}, "pretrain": {SSL: recipe(cfg, ssl_steps)} if ssl_steps else {},
+        "branch": {"name": "image", "size": cfg.size},
+        "pretrain": {SSL: recipe(cfg, ssl_steps)} if ssl_steps else {},
         **_only(cfg, "target", "unit", "units", "folds", "workers", "device"),
-    }  # fmt: skip
+    }
     where = out / "runs" / "ablate"
     ablate.run(build(ablate.Config, made), where)
     return dict(files.read_json(where / "metrics.json"))
+
+
+def arms(cfg: Config, schedule: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Frozen and whole networks, random and self-supervised where time allows; bags for labels of the source."""
+    frozen: dict[str, Any] = {"tune": "linear", "loop": {"steps": 300, "batch": 128}}
+    found: dict[str, dict[str, Any]] = {"random, linear probe": frozen, "random, whole": {"tune": "whole"}}
+    best = {}
+    if schedule["pretrain_steps"]:
+        best = {"encoder": f"{ablate.RECIPE}{SSL}"}
+        found |= {f"{SSL}, linear probe": frozen | best, f"{SSL}, whole": {"tune": "whole"} | best}
+    if cfg.target == "group":
+        found["bags (mil), linear probe"] = frozen | best | {"strategy": {"name": "mil"}}
+    return found
 
 
 def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> str | None:
     """A classifier trained on everything, for `predict`; its recipe is fixed beforehand, not chosen by score."""
     if not schedule["classify"]:
         return None
-    common = {"items": cells, "splits": planned / "splits.csv", **_only(cfg, "unit", "units", "workers", "device")}
+    common = {"items": cells, "splits": planned / "splits.csv", "fold": "none"}
+    common |= _only(cfg, "unit", "units", "workers", "threads", "device")
     encoder = cfg.encoder
     if schedule["pretrain_steps"]:
-        made = build(pretrain.Config, recipe(cfg, schedule["pretrain_steps"]) | common | {"fold": "none"})
-        pretrain.run(made, out / "runs" / "pretrain-all")
-        encoder = str(out / "runs" / "pretrain-all")
-    made = {
-        **common, "fold": "none", "encoder": encoder, "tune": "whole", "target": cfg.target,
-        "loop": {"steps": schedule["steps"], "batch": cfg.batch}, "branch": {"name": "image", "size": cfg.size},
-    }  # fmt: skip
-    finetune.run(build(finetune.Config, made), out / "runs" / "bundle")
+        encoder = str(out / "runs" / "pretrain")
+        pretrain.run(build(pretrain.Config, recipe(cfg, schedule["pretrain_steps"]) | common), Path(encoder))
+    tuned = recipe(cfg, schedule["steps"]) | common | {"encoder": encoder, "tune": "whole", "target": cfg.target}
+    finetune.run(build(finetune.Config, tuned), out / "runs" / "bundle")
     return "runs/bundle/model"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, SerializeAsAny
 
-from cellvision.core.config import StageModel
+from cellvision.core.config import PluginConfig
 from cellvision.core.items import Items
 from cellvision.core.registry import Registry
 
@@ -28,7 +28,7 @@ BRANCHES = Registry(
         "tabular": "cellvision.branches.tabular:TabularBranch",
     },
 )
-BranchConfig = Annotated[SerializeAsAny[StageModel], BeforeValidator(BRANCHES.config)]
+BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]
 State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 
@@ -43,9 +43,12 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Augment:
-    """How strongly to vary items, and the key (seed, names …) that the variation depends on, and on nothing else."""
+    """How strongly to vary items, and the key (seed, names …) that the variation depends on, and on nothing else.
 
-    strength: Literal["weak", "strong"]
+    `pose` is no chance: it turns every item into its pose number key[0], of those that cannot change what it is.
+    """
+
+    strength: Literal["weak", "strong", "pose"]
     key: tuple[Any, ...]
 
 
@@ -55,7 +58,8 @@ class Branch(Protocol):
     Rows are positions in `items.table`.
     """
 
-    Config: type[StageModel]
+    Config: type[PluginConfig]
+    cfg: Any
     items: Items
     default_encoder: str
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Augment, Baseline, State
 from cellvision.core import files, items, rundir
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.items import Crops, Items
 from cellvision.core.rng import derive
@@ -25,12 +25,12 @@ class ImageBranch:
 
     default_encoder = "resnet18"
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         """Options of the image branch."""
 
         name: Literal["image"] = "image"
-        view: Literal["context", "masked", "background", "shape"] = option(
-            "context", "what is shown: the crop, the cell alone, all but the cell, or the mask"
+        view: Literal["context", "marked", "masked", "background", "shape"] = option(
+            "context", "what is shown: the crop, the crop and its mask, the cell alone, all but the cell, or the mask"
         )
         size: int = option(64, "px, side the network sees; every crop is scaled alike from its stored size", ge=16)
 
@@ -85,6 +85,8 @@ class ImageBranch:
             pixels = np.repeat(pixels, 3, axis=-1)
         if self.cfg.view == "context":
             return np.ascontiguousarray(pixels)
+        if self.cfg.view == "marked":
+            return np.concatenate([pixels, mask.astype(np.uint8) * 255], axis=-1)
         if self.cfg.view == "shape":
             return np.repeat(mask.astype(np.uint8) * 255, pixels.shape[-1], axis=-1)
         shown = mask if self.cfg.view == "masked" else ~mask
@@ -157,6 +159,8 @@ def resize(crops: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def vary(crops: NDArray[np.uint8], augment: Augment, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(n, S, S, C+1) -> the same shape, each crop varied by its own generator; the mask moves along."""
+    if augment.strength == "pose":
+        return posed(crops, augment.key[0])
     transform = recipe(augment.strength, crops.shape[1], crops.shape[3] - 1)
     out = np.empty_like(crops)
     for position, row in enumerate(rows):
@@ -167,9 +171,18 @@ def vary(crops: NDArray[np.uint8], augment: Augment, rows: NDArray[np.int64]) ->
     return out
 
 
+def posed(crops: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
+    """Pose 0 to 7: a quarter turn a step, mirrored from 4 on."""
+    turned = np.rot90(crops, number % 4, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if number % 8 >= 4 else turned)
+
+
 @functools.lru_cache(maxsize=8)
 def recipe(strength: str, size: int, channels: int) -> Any:
-    """Augmentations for single cells: no direction is special, the cell stays in view, stain varies within reason."""
+    """Augmentations for single cells: no direction is special, the cell stays in view, stain varies within reason.
+
+    The weak ones, for learning classes, keep the size: for many cell types size is what tells them apart.
+    """
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as A  # noqa: N812 - the library's own convention
 
@@ -177,7 +190,7 @@ def recipe(strength: str, size: int, channels: int) -> Any:
         return A.Compose(
             [
                 A.D4(p=1.0),
-                A.Affine(scale=(0.9, 1.1), rotate=(-20, 20), translate_percent=(-0.04, 0.04), border_mode=1, p=0.7),
+                A.Affine(rotate=(-45, 45), translate_percent=(-0.04, 0.04), border_mode=1, p=0.7),
                 A.RandomBrightnessContrast(0.15, 0.15, p=0.5),
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Augment, Baseline, State
 from cellvision.core import rundir
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.items import Items, no_missed
 from cellvision.core.rng import generator
@@ -24,7 +25,7 @@ class TabularBranch:
 
     default_encoder = "mlp-256-128"
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         """Options of the tabular branch."""
 
         name: Literal["tabular"] = "tabular"
@@ -89,7 +90,7 @@ class TabularBranch:
         """(n, features), standardised; augmented rows have features dropped to the mean and a little noise."""
         values = self.values[rows]
         scaled = (np.where(np.isfinite(values), values, state["median"]) - state["mean"]) / state["std"]
-        if augment is not None:
+        if augment is not None and augment.strength != "pose":
             drop, noise = {"weak": (0.05, 0.05), "strong": (0.3, 0.2)}[augment.strength]
             rng = generator(0, *augment.key)
             scaled = scaled + rng.normal(0, noise, scaled.shape)
@@ -105,7 +106,7 @@ class TabularBranch:
             raise ConfigError(f"the tabular branch has encoders such as mlp-256-128, not {name!r}")
         sizes = [len(state["mean"]), *map(int, widths)]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(0.2)]
         network = nn.Sequential(*layers)
         network.num_features = sizes[-1]  # type: ignore[assignment]

@@ -14,7 +14,6 @@ from cellvision.core import encoders, files
 from cellvision.core.encoders import Trained
 
 if TYPE_CHECKING:
-    from cellvision.branches import Branch
     from cellvision.strategies import Strategy
 
 HEAD = "head."
@@ -74,9 +73,3 @@ def load_head(folder: Path, strategy: Strategy, num_features: int, classes: int)
     own = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
     encoders.load_into(head, own, str(folder))
     return head
-
-
-def bags_of(branch: Branch, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """(n,) number of each row's source, from 0, and the sources' ids in that order."""
-    names, bag = np.unique(branch.items.table["source_id"].iloc[rows].to_numpy(str), return_inverse=True)
-    return bag.astype(np.int64), names

@@ -46,6 +46,12 @@ def option(default: Any = ..., text: str = "", *, runtime: bool = False, flag: b
     return Field(default, description=text, json_schema_extra={"runtime": runtime, "flag": flag}, **bounds)
 
 
+class PluginConfig(StageModel):
+    """Base of a plugin's config; `name` is the name it is registered under."""
+
+    name: str
+
+
 class StageConfig(StageModel):
     """What every stage understands."""
 
@@ -53,7 +59,9 @@ class StageConfig(StageModel):
     workers: int | None = option(
         None, "processes that prepare data; 0 uses none, absent the stage decides", runtime=True, ge=0
     )
-    threads: int | None = option(None, "threads of torch; absent means every core", runtime=True, ge=1)
+    threads: int | None = option(
+        None, "threads of torch; absent means all cores but one, which prepares data", runtime=True, ge=1
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where networks run", runtime=True)
     strict: bool = option(False, "exit with code 2 when an input was rejected", runtime=True)
 

@@ -17,7 +17,7 @@ STEP = 16  # px, crop sides are multiples of this
 
 @dataclass(frozen=True)
 class Geometry:
-    """size: px, side of the stored crop; scale: stored px per image px; context: margin, fraction of the cell's side."""
+    """size: px, side of a stored crop; scale: stored px per image px; context: margin, fraction of the cell's side."""
 
     size: int
     scale: float
@@ -44,7 +44,7 @@ def extent(cells: pd.DataFrame, context: float) -> pd.Series:
 
 
 def choose_geometry(cells: pd.DataFrame, context: float, max_size: int) -> Geometry:
-    """The smallest size that holds SHARE_FITTING of every group's cells; a scale below 1 where max_size is too small."""
+    """The smallest size that holds SHARE_FITTING of every group's cells; a scale below 1 where that is too much."""
     sides = extent(cells, context).groupby(cells["group"]).quantile(SHARE_FITTING)
     needed = float(sides.max()) if len(sides) else STEP
     scale = min(1.0, max_size / needed)

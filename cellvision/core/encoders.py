@@ -21,10 +21,11 @@ from cellvision.core import files
 from cellvision.core.errors import ConfigError, UnsafeInput
 
 if TYPE_CHECKING:
-    from cellvision.branches import Branch, State
+    from cellvision.branches import Augment, Branch, State
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 PICKLED = {".pt", ".pth", ".ckpt", ".pkl", ".joblib", ".bin"}
+CHUNK = 256  # items embedded at once
 STATE = "state."  # prefix of the fitted preprocessing among the tensors
 
 
@@ -59,7 +60,8 @@ def timm_network(name: str, channels: int, size: int, pretrained: bool = False) 
         close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
         raise ConfigError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    if timm.get_pretrained_cfg(architecture) and timm.get_pretrained_cfg(architecture).fixed_input_size:
+    known = timm.get_pretrained_cfg(architecture)
+    if known is not None and known.fixed_input_size:
         settings["img_size"] = size
     if not pretrained:
         return timm.create_model(name, **settings)
@@ -82,6 +84,20 @@ class Trained:
     origin: str
     seen: frozenset[str] = frozenset()
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return int(self.module.num_features)  # type: ignore[arg-type]
+
+    def checksum(self) -> list[Any]:
+        """What tells these weights and this preprocessing from others."""
+        import hashlib
+
+        total = hashlib.sha256()
+        for key, value in sorted(self.module.state_dict().items()):
+            total.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return [self.name, total.hexdigest()]
 
 
 def describe(spec: str) -> str:
@@ -149,8 +165,8 @@ def load(folder: Path, branch: Branch) -> Trained:
         raise ConfigError(
             f"{folder} was written by another version of cellvision (schema {facts.get('schema_version')})"
         )
-    if facts["branch"] != branch.Config().name:  # type: ignore[attr-defined]
-        raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.Config().name!r}")  # type: ignore[attr-defined]
+    if facts["branch"] != branch.cfg.name:
+        raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
     branch.check(facts["schema"])
     tensors = read_tensors(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
@@ -225,7 +241,7 @@ def last_layer(module: nn.Module) -> set[str]:
 
 
 def embed(
-    module: nn.Module, branch: Branch, state: State, rows: NDArray[np.int64], batch: int = 256
+    module: nn.Module, branch: Branch, state: State, rows: NDArray[np.int64], augment: Augment | None = None
 ) -> NDArray[np.float32]:
     """(n,) rows -> (n, num_features) float32, in evaluation mode, so that no item depends on its batch mates."""
     from cellvision.core.loop import autocast, device_of
@@ -234,7 +250,7 @@ def embed(
     device = device_of(module)
     out = np.empty((len(rows), int(module.num_features)), np.float32)  # type: ignore[arg-type]
     with torch.inference_mode(), autocast(module, "auto"):
-        for start in range(0, len(rows), batch):
-            chunk = torch.from_numpy(branch.batch(rows[start : start + batch], state)).to(device)
-            out[start : start + batch] = module(chunk).float().cpu().numpy()
+        for start in range(0, len(rows), CHUNK):
+            chunk = torch.from_numpy(branch.batch(rows[start : start + CHUNK], state, augment)).to(device)
+            out[start : start + CHUNK] = module(chunk).float().cpu().numpy()
     return out

@@ -9,13 +9,13 @@ class CellvisionError(Exception):
     exit_code = 1
 
 
-class RejectedInput(CellvisionError):
+class RejectedInput(CellvisionError):  # noqa: N818 - says what happened
     """Some inputs were rejected and `--strict` was given."""
 
     exit_code = 2
 
 
-class NoUsableInput(CellvisionError):
+class NoUsableInput(CellvisionError):  # noqa: N818 - says what happened
     """Nothing is left to work on."""
 
     exit_code = 3
@@ -27,7 +27,7 @@ class ConfigError(CellvisionError):
     exit_code = 4
 
 
-class UnsafeInput(CellvisionError):
+class UnsafeInput(CellvisionError):  # noqa: N818 - says what happened
     """A file that could run code or reach outside its folder."""
 
     exit_code = 5
@@ -37,5 +37,5 @@ class LeakError(ConfigError):
     """Something fitted has seen units of the fold it would be tested on."""
 
 
-class StrategyRefused(ConfigError):
+class StrategyRefused(ConfigError):  # noqa: N818 - says what happened
     """A strategy cannot be used on these data; ablations show the arm as refused."""

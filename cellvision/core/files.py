@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, or split a row at
 
 
 @contextlib.contextmanager
@@ -23,6 +26,11 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """A file that `atomic` was writing when its process was killed."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -72,12 +80,17 @@ def write_csv(path: Path, table: Any) -> None:
             safe[name] = [inert(value) for value in safe[name]]
     safe.columns = [inert(str(name)) for name in safe.columns]
     with atomic(path) as temporary:
-        safe.to_csv(temporary, index=False, lineterminator="\n")
+        safe.to_csv(temporary, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # so that \r ends no row
 
 
 def inert(value: Any) -> Any:
     """Text that starts like a formula gets an apostrophe in front; everything else is left alone."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(FORMULA) else value
+
+
+def alive(value: Any) -> Any:
+    """What `inert` was given."""
+    return value[1:] if isinstance(value, str) and value[:1] == "'" and inert(value) != value else value
 
 
 def sha256_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The one training loop: a budget in steps, bf16 where the processor has it, EMA, resume at any step with the same bits.
+"""The one training loop: a budget in steps, bf16 where it is fast, EMA, resume at any step with the same bits.
 
 The batch and every random number are functions of (seed, step), so a resumed run repeats the uninterrupted one. Two
 checkpoints are kept, each with its checksum.
@@ -9,42 +9,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cellvision.core import encoders, files, parallel, signals
-from cellvision.core.config import StageModel, option
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
+from cellvision.core.schedule import LoopConfig, learning_rate
 
 Batch = dict[str, Tensor]
 
 
-class LoopConfig(StageModel):
-    """How long and how to train."""
-
-    steps: int = option(300, "optimiser steps", ge=1)
-    batch: int = option(128, "items a step", ge=2)
-    lr: float = option(1e-3, "peak learning rate of AdamW; cosine decay after the warm-up", gt=0)
-    weight_decay: float = option(0.05, "of AdamW, not on biases and norms", ge=0)
-    warmup: float = option(0.1, "share of the steps", ge=0, lt=1)
-    clip: float = option(5.0, "largest norm of the gradient", gt=0)
-    ema: float = option(
-        0.0, "decay of the averaged weights that are kept in the end; 0 keeps the last ones", ge=0, lt=1
-    )
-    precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto is bf16 where it is fast")
-    checkpoint_s: float = option(60, "seconds between checkpoints", runtime=True, ge=0)
-
-
 def pick_device(name: str, threads: int | None = None) -> torch.device:
     """`auto` is CUDA where there is one; also sets the threads. ConfigError for a CUDA that is not there."""
-    torch.set_num_threads(threads or parallel.cores())
+    torch.set_num_threads(threads or max(1, parallel.cores() - 1))
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu, or see cellvision doctor")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -66,14 +51,6 @@ def fast_bf16(module: nn.Module) -> bool:
 def autocast(module: nn.Module, precision: str) -> Any:
     use = precision == "bf16" or (precision == "auto" and fast_bf16(module))
     return torch.autocast(device_of(module).type, torch.bfloat16, enabled=use)
-
-
-def learning_rate(cfg: LoopConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to zero; step counts from 0."""
-    warm = max(1, round(cfg.warmup * cfg.steps))
-    if step < warm:
-        return cfg.lr * (step + 1) / warm
-    return cfg.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, cfg.steps - warm)))
 
 
 class _Steps(torch.utils.data.Dataset):
@@ -99,7 +76,7 @@ def _worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def batches(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
+def batches(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Generator[Batch]:
     """Batches of the steps start..stop-1, prepared ahead by `workers` processes."""
     loader = torch.utils.data.DataLoader(
         _Steps(make, start, stop), batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_worker
@@ -108,6 +85,8 @@ def batches(make: Callable[[int], Batch], start: int, stop: int, workers: int) -
         yield from loader
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
+            if signals.requested():  # the signal went to the whole process group
+                raise signals.Interrupted(signals.requested()) from None
             raise CellvisionError("a process that prepares batches died (out of memory?); try --workers 0") from None
         raise
 
@@ -145,7 +124,7 @@ def train(
             row = {"step": step, "loss": trainer.update(value)}
             if probe and probe_every and (step % probe_every == 0 or step == cfg.steps - 1):
                 row |= probe(step)
-            trainer.history.append(row)
+            trainer.history.append(dict(sorted(row.items())))  # the order a checkpoint gives back
             if signals.requested() or time.monotonic() - saved >= cfg.checkpoint_s:
                 trainer.save()
                 saved = time.monotonic()
@@ -253,6 +232,5 @@ class _Trainer:
 
 
 def forget(folder: Path) -> None:
-    """Remove the checkpoints of a finished training."""
-    for path in folder.glob("checkpoint-*"):
-        path.unlink()
+    """Remove the checkpoints of finished trainings, so that a run that was interrupted ends with the same files."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -27,7 +27,7 @@ def cores() -> int:
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """`map` over processes, each with one thread; workers <= 1 runs here. A worker that dies is one clear error, not a hang."""
+    """`map` over processes of one thread each; workers <= 1 runs here. A worker that dies is an error, not a hang."""
     if workers <= 1:
         one_thread()
         yield from map(work, tasks)
@@ -46,6 +46,8 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
         raise CellvisionError(
             "a worker process died (out of memory?); repeat the command with fewer --workers"
         ) from None
+    except GeneratorExit:
+        raise
     except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()  # a training inside saves its checkpoint first

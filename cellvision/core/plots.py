@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,20 +29,23 @@ def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
     return made, made.subplots(**settings)
 
 
-def save(made: Figure, path: Path) -> None:
-    with files.atomic(path) as temporary:
-        made.savefig(temporary, format="png", metadata={"Software": None})
+def save(made: Figure, target: Path | BinaryIO) -> None:
+    """Write a PNG to a file, atomically, or into a buffer."""
+    if isinstance(target, Path):
+        with files.atomic(target) as temporary:
+            made.savefig(temporary, format="png", metadata={"Software": None})
+    else:
+        made.savefig(target, format="png", metadata={"Software": None})
 
 
-def save_pixels(path: Path, pixels: NDArray[np.uint8]) -> None:
+def save_pixels(target: BinaryIO, pixels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
-    with files.atomic(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+    Image.fromarray(pixels).save(target, format="PNG")
 
 
 def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = TILE) -> NDArray[np.uint8]:
-    """(H, W, C), (H, W) -> the image with the cells' outlines, fitted into side x side."""
+    """(H, W, C), (H, W) -> RGB with the cells' outlines, its longer side `side` px."""
     import cv2
 
     rgb = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
@@ -54,9 +57,7 @@ def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = T
     edge[:, 1:] |= inside[:, 1:] != inside[:, :-1]
     edge[1:] |= inside[1:] != inside[:-1]
     small[edge] = OUTLINE
-    canvas = np.full((side, side, 3), 255, np.uint8)
-    canvas[: small.shape[0], : small.shape[1]] = small
-    return canvas
+    return small.astype(np.uint8)
 
 
 def preview(
@@ -117,7 +118,7 @@ def curves(table: pd.DataFrame, path: Path) -> None:
     save(made, path)
 
 
-def confusion_matrix(scored: pd.DataFrame, path: Path, level: str) -> None:
+def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) -> None:
     """Counts, rows shaded by their share; rows are the label, columns the prediction."""
     classes = sorted(set(scored["truth"]))
     columns = [*classes, *sorted(set(scored["predicted"]) - set(classes))]
@@ -142,29 +143,20 @@ def confusion_matrix(scored: pd.DataFrame, path: Path, level: str) -> None:
     axis.set_yticks(range(len(classes)), [f"{_plain(name)} ({units[name]} units)" for name in classes], fontsize=8)
     axis.set_xlabel(f"predicted (number of {level}s)", fontsize=9)
     axis.set_ylabel("label", fontsize=9)
-    save(made, path)
+    save(made, target)
 
 
-def intervals(
-    names: list[str], values: NDArray, low: NDArray, high: NDArray, path: Path, xlabel: str, line: float | None = None
-) -> None:
-    """One row an arm: point and interval, with a line for chance or for no difference."""
-    made, axis = figure(7, 0.9 + 0.32 * len(names))
-    y = np.arange(len(names))[::-1]
-    axis.errorbar(
-        values,
-        y,
-        xerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
-        fmt="o",
-        color="0.1",
-        ms=4,
-        capsize=3,
-        lw=1,
-    )
+def intervals(rows: list[tuple[str, float, float, float]], path: Path, xlabel: str, line: float | None = None) -> None:
+    """One row an arm: name, value, low, high; with a line for chance or for no difference."""
+    made, axis = figure(7, 0.9 + 0.32 * len(rows))
+    y = np.arange(len(rows))[::-1]
+    value, low, high = np.array([row[1:] for row in rows], float).T
+    reach = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
+    axis.errorbar(value, y, xerr=reach, fmt="o", color="0.1", ms=4, capsize=3, lw=1)
     if line is not None:
         axis.axvline(line, color="0.5", ls="--", lw=1)
-    axis.set_yticks(y, [_plain(name) for name in names], fontsize=8)
-    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.set_yticks(y, [_plain(row[0]) for row in rows], fontsize=8)
+    axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel(xlabel, fontsize=9)
     axis.grid(axis="x", color="0.9")
     save(made, path)

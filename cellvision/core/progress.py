@@ -26,7 +26,7 @@ def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Itera
     for count, item in enumerate(items, start + 1):
         yield item
         now = time.monotonic()
-        if now - shown >= (0.2 if terminal else QUIET_S) and count < total:
+        if now - shown >= (0.2 if terminal else QUIET_S) and start + 2 < count < total:
             shown = now
             rate = (count - start) / (now - begun)
             line = f"{what}: {count}/{total}, {rate:.3g}/s, {duration((total - count) / rate)} left"

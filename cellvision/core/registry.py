@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from cellvision.core.config import StageModel, build
+from cellvision.core.config import PluginConfig, build
 from cellvision.core.errors import ConfigError
 
 
@@ -30,9 +30,9 @@ class Registry:
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def config(self, value: Any) -> StageModel:
+    def config(self, value: Any) -> PluginConfig:
         """A name, a mapping with a name, or a ready config -> the plugin's own validated config."""
-        if isinstance(value, StageModel):
+        if isinstance(value, PluginConfig):
             return value
         if isinstance(value, str):
             value = {"name": value}
@@ -42,5 +42,5 @@ class Registry:
 
     def build(self, value: Any, **extra: Any) -> Any:
         """The plugin itself, made from its config; `extra` goes to its constructor."""
-        cfg: Any = self.config(value)
+        cfg = self.config(value)
         return self.load(cfg.name)(cfg, **extra)

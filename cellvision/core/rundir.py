@@ -51,17 +51,18 @@ class RunDir:
                 f"{out} was made by another configuration ({'; '.join(_differences(record, what))}); "
                 "give another --out, or delete the folder to start again"
             )
-        if not record and any(entry.name != ".lock" for entry in out.iterdir()):
+        if not record and not all(entry.name.startswith((".lock", ".run.json.")) for entry in out.iterdir()):
             lock.close()
             raise ConfigError(f"{out} is not empty and is no run directory; give a new or empty --out")
         done = bool(record) and record["status"] == "done"
         if not done:
+            _remove_temporaries(out)
             record = {
                 "schema": SCHEMA, **what, "status": "running", "fingerprint": mine, "command": sys.argv[:],
                 "seed": cfg.seed, "versions": _versions(), "git": _git(), "started": record.get("started", _now()),
             }  # fmt: skip
+            files.write_json(out / "run.json", record)  # first: the sign that the directory is ours
             files.write_text(out / "config.yaml", to_yaml(cfg))
-            files.write_json(out / "run.json", record)
         return cls(out, record, done, lock)
 
     def __enter__(self) -> RunDir:
@@ -143,6 +144,16 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: leaf for name, inner in tree.items() for key, leaf in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()
     }
+
+
+def _remove_temporaries(out: Path) -> None:
+    """What a killed process was writing; children in runs/ have their own lock and tidy up themselves."""
+    for folder, folders, names in os.walk(out):
+        if Path(folder) == out and "runs" in folders:
+            folders.remove("runs")
+        for name in names:
+            if files.is_temporary(name):
+                Path(folder, name).unlink(missing_ok=True)
 
 
 def _lock(out: Path) -> TextIO:

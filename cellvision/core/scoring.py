@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cellvision.core import metrics, stats
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cellvision.core.targets import Target
 
 PROBABILITY = "p_"
@@ -42,6 +43,8 @@ def scored_rows(target: Target, items: pd.DataFrame, sources: pd.DataFrame, miss
 
     Classes with fewer than two units cannot be evaluated and are left out.
     """
+    import pandas as pd
+
     if target.level == "source":
         rows = sources.assign(key=sources["source_id"])
     else:
@@ -60,6 +63,8 @@ def not_evaluated(target: Target, scored: pd.DataFrame) -> list[str]:
 
 def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
     """Flat scores: balanced accuracy and accuracy at the target's level, agreement of items with a source's label."""
+    import pandas as pd
+
     hit = (scored["truth"] == scored["predicted"]).to_numpy()
     unit, truth = scored["unit"].to_numpy(str), scored["truth"].to_numpy(str)
     found: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(set(truth))}
@@ -99,6 +104,12 @@ def cells_against_annotations(target: Target, items: pd.DataFrame) -> dict[str, 
     scored = stats.balanced_accuracy(inside["unit"].to_numpy(str), inside["annotation"].to_numpy(str), hit)
     purity = float((known["annotation"] == known["truth"]).mean())
     return {"cells_annotated": len(known), "purity": purity, **scored.flat("cell_accuracy")}
+
+
+def against(name: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float | int]:
+    """A baseline's balanced accuracy, and how far the scored rows are above it, paired over units."""
+    value = metrics.balanced_accuracy(baseline["truth"].to_numpy(str), baseline["predicted"].to_numpy(str))
+    return {f"baseline_{name}": value, **compare(scored, baseline).flat(f"above_{name}")}
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:

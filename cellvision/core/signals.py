@@ -20,19 +20,23 @@ class Interrupted(BaseException):
 class _State:
     deferring = False
     pending = 0
+    interactive = True
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if _State.pending:
         os._exit(128 + number)  # asked twice: leave at once
     _State.pending = number
-    if not _State.deferring:
-        raise Interrupted(number)
+    if _State.deferring:
+        return
+    if not _State.interactive:
+        os._exit(128 + number)
+    raise Interrupted(number)
 
 
 def install(interactive: bool = True) -> None:
     """Route SIGINT and SIGTERM here; a worker process (not interactive) leaves Ctrl-C to its parent."""
-    _State.pending = 0
+    _State.pending, _State.interactive = 0, interactive
     signal.signal(signal.SIGTERM, _handle)
     signal.signal(signal.SIGINT, _handle if interactive else signal.SIG_IGN)
 

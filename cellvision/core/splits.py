@@ -72,6 +72,8 @@ def read(path: Path) -> Splits:
     table = pd.read_csv(path, dtype={"source_id": str, "unit": str, "group": str, "fold": int}, keep_default_na=False)
     if {"source_id", "unit", "group", "fold"} - set(table.columns):
         raise ConfigError(f"{path} needs the columns source_id, unit, group, fold")
+    for name in ("source_id", "unit", "group"):
+        table[name] = table[name].map(files.alive)
     straddling = table.groupby("unit")["fold"].nunique()
     if (straddling > 1).any():
         raise LeakError(f"unit {straddling.idxmax()!r} stands in more than one fold of {path}; a unit belongs to one")
@@ -108,9 +110,8 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     else:
         found = table["unit"]
     if found.isna().any():
-        raise ConfigError(
-            f"{int(found.isna().sum())} items get no unit, such as source {table.loc[found.isna(), 'source_id'].iloc[0]!r}"
-        )
+        first = table.loc[found.isna(), "source_id"].iloc[0]
+        raise ConfigError(f"{int(found.isna().sum())} items get no unit, such as those of source {first!r}")
     return _join_duplicates(table, found.astype(str))
 
 
@@ -139,7 +140,7 @@ def _join_duplicates(table: pd.DataFrame, unit: pd.Series) -> pd.Series:
     rows, columns = np.concatenate([unit_node, unit_node]), np.concatenate([hash_node, source_node])
     graph = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), (size, size))
     component = sparse.csgraph.connected_components(graph, directed=False)[1]
-    first = {}
+    first: dict[int, str] = {}
     for name, node in zip(codes["unit"].cat.categories, range(n_units), strict=True):
         first.setdefault(component[node], name)
     joined = {name: first[component[node]] for node, name in enumerate(codes["unit"].cat.categories)}

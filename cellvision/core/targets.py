@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from cellvision.core.errors import ConfigError
@@ -36,6 +35,8 @@ def read(items: Items, name: str, ignore: tuple[str, ...] = ()) -> Target:
 
     Labels in `ignore` are left out. ConfigError when the column is missing or has fewer than two classes.
     """
+    import pandas as pd
+
     if name not in items.table:
         raise ConfigError(f"no target {name!r}; the items have the columns {', '.join(items.table.columns)}")
     label = items.table[name]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.painters import Painting
 from cellvision.painters.canvas import blur, draw_kinds, finish, illumination, photograph, scatter, smooth_noise, window
 from cellvision.painters.figures import draw_figure
@@ -18,7 +18,7 @@ LOOKUPS = {"green": (2.6, 0.8, 1.9), "grey": (1.0, 1.0, 1.0), "orange": (0.75, 1
 class Neuron:
     """Few neurons in fluorescence, with haze from above and below the focal plane."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         name: Literal["neuron"] = "neuron"
         density: float = option(26.0, "cells per megapixel", gt=0)
 

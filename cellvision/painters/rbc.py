@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.painters import Painting
 from cellvision.painters.canvas import blur, draw_kinds, finish, illumination, photograph, scatter, window
 from cellvision.painters.figures import draw_figure
@@ -17,7 +17,7 @@ HAEMOGLOBIN = np.array([0.55, 1.30, 1.25])  # optical density in R, G, B, relati
 class Rbc:
     """Biconcave discs, some touching or overlapping. Thickness absorbs; its slope along the shear gives the relief."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         name: Literal["rbc"] = "rbc"
         diameter: float = option(38.0, "px, of a typical cell", gt=8)
         cover: float = option(0.34, "share of the area under cells, on average", gt=0, lt=0.8)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.painters import Painting
 from cellvision.painters.canvas import finish, illumination, mix_stain, photograph, smooth_noise, window
 from cellvision.painters.figures import draw_figure
@@ -20,7 +20,7 @@ from cellvision.painters.section import TISSUES, Layout, lay_out, partition
 class Tissue:
     """A section of walled cells that fill the plane."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         name: str = "tissue"
         scale: float = option(1.0, "size of the cells relative to the text-book figure", gt=0.3, lt=3)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, SerializeAsAny
 
-from cellvision.core.config import StageModel
+from cellvision.core.config import PluginConfig
 from cellvision.core.registry import Registry
 
 SEGMENTERS = Registry(
@@ -19,7 +19,7 @@ SEGMENTERS = Registry(
         "cellpose": "cellvision.segmenters.cellpose:Cellpose",
     },
 )
-SegmenterConfig = Annotated[SerializeAsAny[StageModel], BeforeValidator(SEGMENTERS.config)]
+SegmenterConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(SEGMENTERS.config)]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Segmentation:
 class Segmenter(Protocol):
     """Made as `Segmenter(cfg, device=...)`; every user error (missing weights …) is raised there."""
 
-    Config: type[StageModel]
+    Config: type[PluginConfig]
 
     def segment(self, pixels: NDArray[np.uint8]) -> Segmentation:
         """(H, W, C) uint8, C 1 or 3 -> the cells. Finding none is an answer, not an error."""

@@ -26,7 +26,7 @@ import torch  # at once, so that a worker process limits torch's threads before 
 from numpy.typing import NDArray
 
 from cellvision.core import files
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.loop import pick_device
 from cellvision.segmenters import Segmentation
@@ -47,7 +47,7 @@ class Cellpose:
     25 tiles; each process needs 3 to 4 GB, from its first image on.
     """
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         name: Literal["cellpose"] = "cellpose"
         weights: str = option(
             "cpsam_v2", "cpsam_v2 or cpsam from Cellpose's own folder, or a Cellpose 4 weight file", runtime=True

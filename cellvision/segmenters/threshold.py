@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.segmenters import Segmentation
 
 Plane = NDArray[np.float32]  # (H, W)
@@ -36,7 +36,7 @@ MIN_LEVELS = 3.0  # grey levels between cells and background that 8 bits can res
 class Threshold:
     """Classical segmentation; deterministic, needs no weights, about 0.2 s for 640 x 480 px on one core."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         name: Literal["threshold"] = "threshold"
         diameter: float | None = option(None, "px, expected cell diameter; measured from the image when absent", gt=0)
         look: Literal["auto", "dark", "bright", "texture", "walls"] = option(
@@ -88,11 +88,12 @@ def view(pixels: NDArray[np.uint8], look: str) -> Scene | None:
     if float(np.ptp(flat)) < MIN_LEVELS:
         return None
     high = flat > otsu(flat)
-    bright = look == "bright" or (look != "dark" and backgroundness(grey, ~high) > backgroundness(grey, high))
     if look in ("auto", "walls"):
-        net = wall_net(flat if bright else -flat)
+        signal = flat if gradient_in(grey, ~high) < gradient_in(grey, high) else -flat  # lumina are smoother
+        net = wall_net(signal)
         if look == "walls" or is_walled(net):
-            return wall_scene(flat if bright else -flat, net)
+            return wall_scene(signal, net)
+    bright = look == "bright" or (look != "dark" and backgroundness(grey, ~high) > backgroundness(grey, high))
     scene = colour_scene(image, high if bright else ~high, "bright" if bright else "dark")
     if look == "texture" or (look == "auto" and (not stands_out(scene) or is_two_sided(scene))):
         sharp = stands_out(scene)  # as in phase contrast; else the edges are wide
@@ -207,14 +208,23 @@ def robust_std(values: NDArray[Any]) -> float:
     return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
 
 
-def backgroundness(grey: Plane, where: Mask) -> float:
-    """Logarithmic score: a background is smoother than cells, walls or nuclei, thicker and more of one piece."""
+def gradient_in(grey: Plane, where: Mask) -> float:
+    """Median gradient well inside `where`; infinite where there is no inside."""
     import cv2
 
     inside = cv2.erode(where.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     if inside.sum() < 20:
+        return np.inf
+    return float(np.median(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))[inside]))
+
+
+def backgroundness(grey: Plane, where: Mask) -> float:
+    """Logarithmic score: a background is smoother than cells or nuclei, thicker and more of one piece."""
+    import cv2
+
+    gradient = gradient_in(grey, where)
+    if gradient == np.inf:
         return -np.inf
-    gradient = float(np.median(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))[inside]))
     thickness = float(cv2.distanceTransform(where.astype(np.uint8), cv2.DIST_L2, 3).max())
     share = max(region.area for region in regions(where, connectivity=4)) / int(where.sum())
     return float(-np.log(gradient + 0.1) + 0.5 * np.log(thickness + 1) + 0.2 * np.log(share + 0.01))

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from cellvision.core.config import StageModel
+from cellvision.core.config import PluginConfig
 from cellvision.core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 METHODS = Registry("self-supervision method", {"simclr": "cellvision.selfsup.simclr:SimCLR"})
-MethodConfig = Annotated[SerializeAsAny[StageModel], BeforeValidator(METHODS.config)]
+MethodConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(METHODS.config)]
 
 
 class Method(Protocol):
     """Made as `Method(cfg)`. The head is thrown away after pretraining; features come from the encoder."""
 
-    Config: type[StageModel]
+    Config: type[PluginConfig]
     views: int
 
     def head(self, num_features: int) -> nn.Module: ...

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 
 
 class SimCLR:
@@ -15,7 +15,7 @@ class SimCLR:
 
     views = 2
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         """Options of SimCLR."""
 
         name: Literal["simclr"] = "simclr"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, SerializeAsAny
 
-from cellvision.core.config import StageModel
+from cellvision.core.config import PluginConfig
 from cellvision.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STRATEGIES = Registry(
     "strategy", {"inherit": "cellvision.strategies.inherit:Inherit", "mil": "cellvision.strategies.mil:GatedAttention"}
 )
-StrategyConfig = Annotated[SerializeAsAny[StageModel], BeforeValidator(STRATEGIES.config)]
+StrategyConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(STRATEGIES.config)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Labelled:
 class Strategy(Protocol):
     """Made as `Strategy(cfg)`."""
 
-    Config: type[StageModel]
+    Config: type[PluginConfig]
 
     def refusal(self, items: Labelled, level: str) -> str | None:
         """Why this strategy cannot be used on these training items; None where it can."""

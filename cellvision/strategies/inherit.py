@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.strategies import Labelled
 
 
 class Inherit:
     """Cross-entropy on items."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         """Options of the inherit strategy."""
 
         name: Literal["inherit"] = "inherit"

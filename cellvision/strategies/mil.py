@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellvision.core.config import StageModel, option
+from cellvision.core.config import PluginConfig, option
 from cellvision.strategies import Labelled
 
 
@@ -48,7 +48,7 @@ def softmax_by(score: Tensor, bag: Tensor) -> Tensor:
 class GatedAttention:
     """Bags are drawn evenly over classes; a bag shows a random part of its items at each step."""
 
-    class Config(StageModel):
+    class Config(PluginConfig):
         """Options of multiple-instance learning."""
 
         name: Literal["mil"] = "mil"

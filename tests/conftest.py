@@ -1,0 +1,85 @@
+"""What the tests share: one torch thread, no network, and small simulated data that every module reads."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TINY = {"encoder": "test_resnet", "branch": {"name": "image", "size": 32}, "workers": 0, "device": "cpu"}
+ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_machine() -> None:
+    """One thread for torch and OpenCV here, and nothing from the network in the processes a test starts."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network(quiet_machine: None) -> Iterator[None]:
+    """Any connection but one between processes of this machine raises."""
+
+    def guarded(name: str) -> Callable[..., Any]:
+        original = getattr(socket.socket, name)
+
+        def connect(self: socket.socket, address: Any) -> Any:
+            if self.family != getattr(socket, "AF_UNIX", None):
+                raise AssertionError(f"a test wants to reach {address!r}; tests use no network")
+            return original(self, address)
+
+        return connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, guarded(name))
+        yield
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulate run: four groups of four images, a fifth of the cells of another kind."""
+    from cellvision import simulate
+
+    out = tmp_path_factory.mktemp("simulated") / "run"
+    simulate.run(simulate.Config(images=4, height=128, width=160, contamination=0.2, workers=0), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def cells(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The segment run of `simulated`, with the true points as annotations."""
+    from cellvision import segment
+
+    out = tmp_path_factory.mktemp("cells") / "run"
+    points = simulated / "truth" / "points.csv"
+    segment.run(segment.Config(raw=simulated / "raw", annotations=points, workers=0), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 rows from twelve donors; f0 and f1 tell the class y, the other features do not."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    donor = np.arange(ROWS) // 10
+    y = donor % 2
+    values = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
+    values[:, :2] += 2.5 * y[:, None]
+    values[3, 4] = np.nan
+    features = {f"f{number}": values[:, number] for number in range(FEATURES)}
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    named = {"donor": [f"donor{number:02d}" for number in donor], "y": np.where(y, "sick", "well")}
+    pd.DataFrame({**named, **features}).to_csv(path, index=False)
+    return path
