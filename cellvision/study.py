@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cellvision import ablate, finetune, plan, pretrain, report, segment
-from cellvision.core import files
+from cellvision.core import files, parallel
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
@@ -122,15 +122,15 @@ def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: li
 
     A tenth is kept for probes, baselines and the report, and a tenth in reserve.
     """
-    rate = pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
+    jobs = parallel.cores() if cfg.workers is None else max(1, cfg.workers)
+    rate = jobs * pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
     items = 0.8 * seconds * rate
-    folds += 1  # the bundle is trained on everything, once more
+    folds += jobs  # the bundle is trained on everything, in one process
     ssl_items = MIN_SSL_STEPS * cfg.batch * 2 * folds
     say(f"study: {rate:.0f} items/s in training; {duration(seconds)} left of the budget")
     if ssl_items > 0.6 * items:
-        not_run.append(
-            f"self-supervision: too little budget, {MIN_SSL_STEPS} steps a fold take {duration(ssl_items / rate / 0.48)}"
-        )
+        needed = duration(ssl_items / rate / 0.48)
+        not_run.append(f"self-supervision: too little budget ({MIN_SSL_STEPS} steps a fold want {needed})")
         ssl_steps, share, arms = 0, 1.0, 1
     else:
         ssl_steps = min(cfg.pretrain_steps, int(0.55 * items / (cfg.batch * 2 * folds)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-TINY = {"encoder": "test_resnet", "branch": {"name": "image", "size": 32}, "workers": 0, "device": "cpu"}
+TINY: dict[str, Any] = {
+    "encoder": "test_resnet",
+    "branch": {"name": "image", "size": 32},
+    "workers": 0,
+    "device": "cpu",
+}
+TINY_STUDY: dict[str, Any] = {
+    "encoder": "test_resnet", "size": 32, "folds": 2, "seeds": (0,), "steps": 2, "pretrain_steps": 2, "batch": 16,
+    "workers": 0, "device": "cpu",
+}  # fmt: skip
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quiet_machine() -> None:
+def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One thread for torch and OpenCV here, and nothing from the network in the processes a test starts."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # importing torch and timm again takes three times as long then
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(tmp_path_factory.mktemp("bytecode"))
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     import cv2
     import torch
 
@@ -64,6 +77,16 @@ def cells(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cells") / "run"
     points = simulated / "truth" / "points.csv"
     segment.run(segment.Config(raw=simulated / "raw", annotations=points, workers=0), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def studied(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of `simulated`, with as few steps as there can be."""
+    from cellvision import study
+
+    out = tmp_path_factory.mktemp("study") / "run"
+    study.run(study.Config(raw=simulated / "raw", annotations=simulated / "truth" / "points.csv", **TINY_STUDY), out)
     return out
 
 

@@ -116,7 +116,8 @@ def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> float:
 def test_simclr_equals_the_slow_nt_xent() -> None:
     features = random_features(12)
     loss = METHODS.build({"name": "simclr", "temperature": 0.3}).loss(features, nn.Identity())
-    assert float(loss) == pytest.approx(slow_nt_xent(*features.chunk(2), 0.3), rel=1e-5)
+    first, second = features.chunk(2)
+    assert float(loss) == pytest.approx(slow_nt_xent(first, second, 0.3), rel=1e-5)
 
 
 # -- strategies --
@@ -386,8 +387,8 @@ def test_trained_encoder_comes_back_from_disk(branch: Any, tmp_path: Path) -> No
     encoders.save(tmp_path, made.module, made.state, facts)
     back = encoders.resolve(str(tmp_path), branch, rows[:2], seed=4)
     assert back.seen == {"a"}
-    features = [encoders.embed(one.module, branch, one.state, rows) for one in (made, back)]
-    assert np.array_equal(*features)
+    before, after = (encoders.embed(one.module, branch, one.state, rows) for one in (made, back))
+    assert np.array_equal(before, after)
 
 
 @every_branch

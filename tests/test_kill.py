@@ -1,17 +1,19 @@
-"""kill -9 at any moment, then the same command again: the result is that of a run nobody disturbed."""
+"""kill -9 or SIGTERM at some moment, then the same command again: the result is that of a run nobody disturbed."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TINY_STUDY
 
 from cellvision.core import files
 from cellvision.core.cli import main
@@ -42,12 +44,17 @@ def stop_at(process: subprocess.Popen[bytes], out: Path, pattern: str, count: in
     return process.wait(PATIENCE_S)
 
 
-def finish(command: Command, out: Path) -> dict[str, Any]:
-    """Run the command to its end, here; -> the content hash of the run and of each run inside it."""
-    assert main(command[0], [*command[1], "--out", str(out)]) == 0
+def contents(out: Path) -> dict[str, Any]:
+    """The content hash of a finished run, and of each run inside it."""
     assert files.read_json(out / "run.json")["status"] == "done"
-    assert not list(out.rglob(".*.tmp"))
     return {str(path.parent.relative_to(out)): files.read_json(path).get("content") for path in out.rglob("run.json")}
+
+
+def finish(command: Command, out: Path) -> dict[str, Any]:
+    """Run the command to its end, here; -> its contents."""
+    assert main(command[0], [*command[1], "--out", str(out)]) == 0
+    assert not list(out.rglob(".*.tmp"))
+    return contents(out)
 
 
 @pytest.fixture(autouse=True)
@@ -62,69 +69,62 @@ def handlers() -> Any:
 
 @pytest.fixture(scope="module")
 def commands(simulated: Path, cells: Path) -> dict[str, Command]:
+    raw = ["--raw", str(simulated / "raw"), "--annotations", str(simulated / "truth" / "points.csv")]
     image = ["--set", "branch.size=32", "--items", str(cells)]
     return {
-        "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160", "--groups", "rbc,neuron", "--workers", "0"]),
-        "segment": ("segment", ["--raw", str(simulated / "raw"), "--annotations", str(simulated / "truth" / "points.csv"), "--workers", "0"]),
+        "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160", 
+                                  "--groups", "rbc,neuron", "--workers", "0"]),
+        "segment": ("segment", [*raw, "--workers", "0"]),
         "pretrain": ("pretrain", ["--items", str(cells), "--probes", "2", *TRAINING, "--set", "loop.ema=0.9"]),
         "finetune": ("finetune", ["--items", str(cells), "--tune", "whole", "--no-baselines", *TRAINING]),
         "ablate": ("ablate", [*image, "--folds", "2", "--seeds", "0", "--workers", "0", "--device", "cpu",
                               "--set", "base.loop={steps: 6, batch: 16}", "--set", f"pretrain.tiny={RECIPE}",
                               "--set", "factors.encoder=[test_resnet, pretrain:tiny]"]),
-        "study": ("study", ["--raw", str(simulated / "raw"), "--size", "32", "--folds", "2", "--seeds", "0", "--steps", "2", "--pretrain-steps", "2",
-                            "--batch", "16", "--encoder", "test_resnet", "--workers", "0", "--device", "cpu"]),
+        "study": ("study", [*raw, *(f"--set={key}={json.dumps(value)}" for key, value in TINY_STUDY.items())]),
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory
+    commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], dict[str, Any]]:
-    """Contents of a run of each command that nobody disturbed, made when first asked for."""
-    known: dict[str, dict[str, Any]] = {}
+    """Contents of an undisturbed run of each command: one that other tests share, or made when first asked for."""
+    shared, known = {"segment": "cells", "study": "studied"}, {}
 
-    def contents(name: str) -> dict[str, Any]:
+    def found(name: str) -> dict[str, Any]:
         if name not in known:
-            known[name] = finish(commands[name], tmp_path_factory.mktemp(name) / "run")
+            out = tmp_path_factory.mktemp(name) / "run"
+            known[name] = (
+                contents(request.getfixturevalue(shared[name])) if name in shared else finish(commands[name], out)
+            )
         return known[name]
 
-    return contents
+    return found
 
 
-KILLS = [  # command, and each kill: the files and how many of them
-    ("simulate", [(".lock", 1), ("truth/parts/*.json", 3)]),
-    ("segment", [("parts/*.json", 6), ("crops", 1)]),
-    ("pretrain", [("checkpoints/checkpoint-00000004.json", 1)]),
-    ("finetune", [("checkpoints/1/*.safetensors", 2)]),
-    ("ablate", [("runs/finetune-*/metrics.json", 2)]),
-    ("study", [("runs/ablate/runs/pretrain-*/encoder", 1)]),
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+STOPS = [  # command, and each time it is stopped: by what, when that many such files are there
+    ("simulate", [(KILL, ".lock", 1), (KILL, "truth/parts/*.json", 3)]),
+    ("segment", [(TERM, "parts/*.json", 3), (KILL, "parts/*.json", 6), (KILL, "crops", 1)]),
+    ("pretrain", [(TERM, "checkpoints/*.json", 2), (KILL, "checkpoints/checkpoint-00000008.json", 1)]),
+    ("finetune", [(KILL, "checkpoints/1/*.safetensors", 2)]),
+    ("ablate", [(KILL, "runs/finetune-*/metrics.json", 2)]),
+    ("study", [(KILL, "runs/ablate/runs/pretrain-*/encoder", 1)]),
 ]
 
 
-@pytest.mark.parametrize(("name", "kills"), KILLS, ids=[name for name, _ in KILLS])
-def test_a_killed_run_ends_as_if_it_had_not_been(
+@pytest.mark.parametrize(("name", "stops"), STOPS, ids=[name for name, _ in STOPS])
+def test_a_stopped_run_ends_as_if_it_had_not_been(
     name: str,
-    kills: Sequence[tuple[str, int]],
+    stops: list[tuple[signal.Signals, str, int]],
     commands: dict[str, Command],
     undisturbed: Callable[[str], dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "run"
-    for pattern, count in kills:
-        assert stop_at(start(commands[name], out), out, pattern, count, signal.SIGKILL) == -signal.SIGKILL
+    for number, pattern, count in stops:
+        code = stop_at(start(commands[name], out), out, pattern, count, number)
+        assert code == (143 if number == TERM else -number)
         assert not (out / "metrics.json").exists()
-    assert finish(commands[name], out) == undisturbed(name)
-
-
-@pytest.mark.parametrize(("name", "pattern"), [("segment", "parts/*.json"), ("pretrain", "checkpoints/*.json")])
-def test_a_terminated_run_exits_with_143_and_resumes(
-    name: str,
-    pattern: str,
-    commands: dict[str, Command],
-    undisturbed: Callable[[str], dict[str, Any]],
-    tmp_path: Path,
-) -> None:
-    out = tmp_path / "run"
-    assert stop_at(start(commands[name], out), out, pattern, 2, signal.SIGTERM) == 143
-    assert files.read_json(out / "run.json")["status"] == "running"
+        assert number == KILL or files.read_json(out / "run.json")["status"] == "running"
     assert finish(commands[name], out) == undisturbed(name)

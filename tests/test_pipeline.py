@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
-from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate, study
+from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate
 from cellvision.core import files
 from cellvision.core.cli import dispatch, main
 from cellvision.core.config import build
@@ -311,14 +311,6 @@ def test_report_of_a_classifier_names_units(tested: Path, tmp_path: Path) -> Non
     assert f"{SOURCES} units" in self_contained(tmp_path / "r.html")
 
 
-@pytest.fixture(scope="module")
-def studied(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(
-        study, tmp_path_factory.mktemp("study") / "run", raw=simulated / "raw", size=32, folds=2, seeds=[0], steps=2,
-        pretrain_steps=2, batch=16, annotations=simulated / "truth" / "points.csv",
-    )  # fmt: skip
-
-
 def test_study_goes_from_raw_images_to_a_report(studied: Path) -> None:
     text = self_contained(studied / "report.html")
     assert "units" in text
@@ -339,9 +331,9 @@ def test_a_bundle_of_a_study_predicts(studied: Path, simulated: Path, tmp_path: 
 
 
 def test_command_line_and_python_are_one_call(cells: Path, planned: Path, tested: Path, tmp_path: Path) -> None:
-    arguments = ["finetune", "--items", str(cells), "--splits", str(planned), "--encoder", "test_resnet", "--size", "32",
-                 "--steps", "3", "--batch", "16", "--workers", "0", "--threads", "1", "--device", "cpu", "--out", str(tmp_path / "a")]  # fmt: skip
-    assert dispatch(arguments) == 0
+    inputs = ["--items", str(cells), "--splits", str(planned), "--encoder", "test_resnet", "--size", "32"]
+    options = ["--steps", "3", "--batch", "16", "--workers", "0", "--threads", "1", "--device", "cpu"]
+    assert dispatch(["finetune", *inputs, *options, "--out", str(tmp_path / "a")]) == 0
     assert content_of(tmp_path / "a") == content_of(tested)
     written = str(tested / "config.yaml")  # running the written config again repeats the run
     assert main("finetune", ["--config", written, "--out", str(tmp_path / "b")]) == 0

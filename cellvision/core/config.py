@@ -114,7 +114,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; ConfigError names the file and what is wrong with it."""
+    """The keys and values of a YAML file, on top of those of the file it `extends`; ConfigError says what is wrong."""
     import yaml
 
     try:
@@ -125,7 +125,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict | NoneType):
         raise ConfigError(f"{path} must hold keys and values, not a {type(data).__name__}")
-    return data or {}
+    data = data or {}
+    base = data.pop("extends", None)
+    return merge(read_yaml(path.parent / base), data) if base else data
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, mapping by mapping."""
+    both = {
+        key: merge(base[key], over[key])
+        for key in over
+        if isinstance(base.get(key), dict) and isinstance(over[key], dict)
+    }
+    return base | over | both
 
 
 def assign(target: dict[str, Any], dotted: str, value: Any) -> None:

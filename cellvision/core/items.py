@@ -81,9 +81,8 @@ class Crops:
     @property
     def shards(self) -> list[NDArray[np.uint8]]:
         if self._shards is None:
-            self._shards = [
-                np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(self.folder.glob("*.npy"))
-            ]
+            paths = sorted(self.folder.glob("*.npy"))  # as plain arrays: indexing a np.memmap object is slow
+            self._shards = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths]
         return self._shards
 
     def __len__(self) -> int:
@@ -100,8 +99,7 @@ class Crops:
         """(n,) global rows -> (n, S, S, C+1), a copy in the order asked for."""
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.shape), np.uint8)
-        shard_of, row_in = np.divmod(rows, SHARD_ROWS)
-        for number in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == number)
-            out[here] = self.shards[number][row_in[here]]
+        shards = self.shards
+        for position, row in enumerate(rows.tolist()):
+            out[position] = shards[row // SHARD_ROWS][row % SHARD_ROWS]
         return out
