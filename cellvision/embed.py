@@ -103,7 +103,7 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     found: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
     for name, tables in parts.items():
         items = pd.concat(tables, ignore_index=True)
-        scored = scoring.scored_rows(target, items, scoring.of_sources(items, target.classes), problem.missed())
+        scored = scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
         found |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
     return found
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cellvision.branches import BRANCHES, Augment, Branch, BranchConfig
 from cellvision.core import files, parallel, splits
-from cellvision.core.config import StageConfig, fingerprint, option
+from cellvision.core.config import StageConfig, fingerprint, option, read_yaml
 from cellvision.core.errors import StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator, torch_seed
-from cellvision.core.rundir import RunDir
+from cellvision.core.rundir import RunDir, is_run
 from cellvision.core.schedule import LoopConfig
 from cellvision.core.supervised import Supervised
 from cellvision.strategies import STRATEGIES, Labelled, StrategyConfig
@@ -317,8 +317,10 @@ def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np
 
 def segmentation_of(items: Path) -> dict[str, Any] | None:
     """The options of the segment run the items come from, so that new images are cut the same way."""
-    record = files.read_json(items / "run.json") if (items / "run.json").is_file() else {}
-    return record.get("config") if record.get("stage") == "segment" else None
+    if not is_run(items, "segment"):
+        return None
+    cut = read_yaml(items / "config.yaml")
+    return {name: cut[name] for name in ("segmenter", "drop", "max_size", "read")}
 
 
 # -- all folds ----------------------------------------------------------------------------------------------------
@@ -334,11 +336,11 @@ def score(job: Job, out: Path) -> dict[str, Any]:
         pd.concat([pd.read_parquet(out / "folds" / f"{k}-{what}.parquet") for k in job.folds], ignore_index=True)
         for what in ("items", "sources")
     )
-    scored = scoring.scored_rows(job.target, items, sources, job.missed())
+    scored = scoring.scored_rows(job, items, sources)
     for name, table in (("predictions", items), ("sources", sources), ("scored", scored)):
         files.write_parquet(out / f"{name}.parquet", table)
     found = scoring.summarise(job.target, scored, items)
-    found["not_evaluated"] = scoring.not_evaluated(job.target, scored)
+    found["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
     plots.confusion_matrix(scored, out / "confusion.png", job.target.level)
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():

@@ -196,11 +196,11 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     dropped = int(cells["touches_border"].sum()) if "border" in cfg.drop else 0
     kept = cells[~cells["touches_border"]] if dropped else cells
     masks.write(out / "masks" / f"{entry.image_id}.tif", found.masks)
-    notes = [entry.note, *image.notes, *found.notes]
-    row = _image_row(entry, "ok", Reason.OK, "; ".join(filter(None, notes)), image) | {
+    read_notes = [note for note in (entry.note, *image.notes) if note]
+    row = _image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *found.notes]), image) | {
         "n_cells": len(kept), "n_dropped": dropped, "coverage": float((found.masks > 0).mean()),
     }  # fmt: skip
-    if any(notes):
+    if read_notes:
         row["reason"] = Reason.OK_NOTE
     if not len(kept):
         row |= {"reason": Reason.E_NO_CELLS}

@@ -56,7 +56,7 @@ def run(cfg: Config, out: Path) -> None:
         if getattr(cfg, name):
             inputs[name] = content_of(getattr(cfg, name))
     with RunDir.claim(out, "study", cfg, inputs, REVISION) as claimed:
-        if claimed.done:
+        if claimed.done and (out / "report.html").exists():
             return say(f"study: {out / 'report.html'}")
         begun = time.monotonic()
         cells, planned = out / "runs" / "segment", out / "runs" / "plan"
@@ -66,7 +66,7 @@ def run(cfg: Config, out: Path) -> None:
         found = compare(cfg, cells, planned, schedule, out)
         bundle = train_bundle(cfg, cells, planned, schedule, out)
         claimed.finish(found | {"bundle": bundle, "not_run": schedule["not_run"]})
-        report.write(out, out / "report.html")
+    report.write(out, out / "report.html")
     return say(f"study: {out / 'report.html'}")
 
 

@@ -121,7 +121,8 @@ def modules_after(statement: str) -> set[str]:
     "statement",
     [
         "import cellvision.core.cli",
-        *(f"from cellvision.core import cli; from cellvision import {name} as m; cli.stage_parser({name!r}, m)" for name in COMMANDS),
+        *(f"from cellvision import {name} as m; from cellvision.core import cli; cli.stage_parser({name!r}, m)"
+          for name in COMMANDS),
     ],
     ids=["cli", *COMMANDS],
 )  # fmt: skip

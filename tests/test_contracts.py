@@ -37,14 +37,14 @@ NETWORKS = {"image": "test_resnet", "tabular": "mlp-16-8"}  # a small encoder of
 
 @pytest.mark.parametrize(("registry", "name"), PLUGINS)
 def test_plugin_loads_under_its_own_name(registry: Registry, name: str) -> None:
-    assert registry.load(name).Config().name == name
+    assert registry.load(name).Config().model_dump()["name"] == name
     assert registry.config(name) == registry.config({"name": name})
 
 
 @pytest.mark.parametrize(("registry", "name"), PLUGINS)
 def test_plugin_config_is_frozen(registry: Registry, name: str) -> None:
-    config: Any = registry.config(name)
-    assert isinstance(config, StageModel)
+    assert isinstance(registry.config(name), StageModel)
+    config: Any = registry.load(name).Config()
     with pytest.raises(ValidationError, match="frozen"):
         config.name = "other"
 
@@ -339,16 +339,7 @@ def test_augmentation_does_not_depend_on_batch_mates(branch: Any, strength: Any)
     assert np.array_equal(branch.batch(rows, state, augment)[0], branch.batch(mates, state, augment)[0])
 
 
-@pytest.mark.parametrize(
-    "branch",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="one generator draws noise, then the drops"))
-        if name == "tabular"
-        else name
-        for name in BRANCH_NAMES
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("branch", BRANCH_NAMES, indirect=True)
 def test_augmentation_does_not_depend_on_the_length_of_the_batch(branch: Any) -> None:
     rows = some_rows(branch)
     state, augment = branch.fit(rows), Augment("strong", (0, 1))

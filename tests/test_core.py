@@ -339,7 +339,7 @@ def test_unit_from_a_file(tmp_path: Path) -> None:
     path.write_text("source_id,unit\na0,x\na1,x\na2,y\n")
     assert list(splits.unit_column(of, units=path)) == ["x"] * 4 + ["y"] * 2
     path.write_text("source_id,unit\na0,x\n")
-    with pytest.raises(ConfigError, match="4 items get no unit, such as source 'a1'"):
+    with pytest.raises(ConfigError, match=r"4 items get no unit, such as .*source 'a1'"):
         splits.unit_column(of, units=path)
 
 
@@ -621,13 +621,7 @@ def test_weights_with_bytes_behind_them_are_refused(weights: Path, extra: bytes)
         encoders.read_tensors(weights)
 
 
-OFFSETS = pytest.param(
-    b'{"a": {"data_offsets": ["0", "x"]}}',
-    marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="the sum with a text stands outside of the try"),
-)
-
-
-@pytest.mark.parametrize("header", [OFFSETS, b"[]", b'{"a": 1}', b"\xff\xfe", b'{"a":'])
+@pytest.mark.parametrize("header", [b'{"a": {"data_offsets": ["0", "x"]}}', b"[]", b'{"a": 1}', b"\xff\xfe", b'{"a":'])
 def test_a_header_that_is_none_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)

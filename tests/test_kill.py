@@ -72,7 +72,7 @@ def commands(simulated: Path, cells: Path) -> dict[str, Command]:
     raw = ["--raw", str(simulated / "raw"), "--annotations", str(simulated / "truth" / "points.csv")]
     image = ["--set", "branch.size=32", "--items", str(cells)]
     return {
-        "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160", 
+        "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160",
                                   "--groups", "rbc,neuron", "--workers", "0"]),
         "segment": ("segment", [*raw, "--workers", "0"]),
         "pretrain": ("pretrain", ["--items", str(cells), "--probes", "2", *TRAINING, "--set", "loop.ema=0.9"]),

@@ -176,7 +176,6 @@ def test_annotations_as_target_are_scored_cell_by_cell(cells: Path, planned: Pat
     assert found["scored"] == labelled.sum() + len(missed)
 
 
-@pytest.mark.xfail(strict=True, reason="scored_rows counts the units of a class within one fold and drops the class")
 def test_a_class_with_one_unit_in_a_fold_is_scored(cells: Path, tmp_path: Path) -> None:
     """Four units a class in four folds: each fold tests one of each, and the folds of an ablation are pooled later."""
     out = run(finetune, tmp_path / "run", items=cells, fold="0")

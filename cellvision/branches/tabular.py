@@ -92,9 +92,8 @@ class TabularBranch:
         scaled = (np.where(np.isfinite(values), values, state["median"]) - state["mean"]) / state["std"]
         if augment is not None and augment.strength != "pose":
             drop, noise = {"weak": (0.05, 0.05), "strong": (0.3, 0.2)}[augment.strength]
-            rng = generator(0, *augment.key)
-            scaled = scaled + rng.normal(0, noise, scaled.shape)
-            scaled = np.where(rng.random(scaled.shape) < drop, 0, scaled)
+            scaled = scaled + generator(0, *augment.key, "noise").normal(0, noise, scaled.shape)
+            scaled = np.where(generator(0, *augment.key, "drop").random(scaled.shape) < drop, 0, scaled)
         return np.clip(scaled, -10, 10).astype(np.float32)
 
     def network(self, name: str, state: State) -> Any:

@@ -74,7 +74,7 @@ def scored_rows(problem: Supervised, name: str, baseline: Baseline, threads: int
         probability = fit_predict(model, features[train], target.label[train], features[test], len(target.classes))
         parts.append(scoring.predictions(problem.identity(test), probability, target.classes, target.text(test)))
     items = pd.concat(parts, ignore_index=True)
-    return scoring.scored_rows(target, items, scoring.of_sources(items, target.classes), problem.missed())
+    return scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
 
 
 def inflation_rows(problem: Supervised) -> NDArray[np.int64]:

@@ -220,8 +220,10 @@ def _check_length(path: Path) -> None:
             raise ConfigError(f"{path} is no sound safetensors file (a header of {length} bytes in a file of {size})")
         try:
             header = json.loads(handle.read(length))
-            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            end = max(
+                (int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             raise ConfigError(f"{path} is no sound safetensors file (its header cannot be read)") from None
     if 8 + length + end != size:
         raise ConfigError(f"{path} holds {size - 8 - length - end} bytes more than its header says")

@@ -75,6 +75,7 @@ class RunDir:
             files.write_json(
                 self.path / "run.json", self.record | {"status": "broken", "error": f"{kind.__name__}: {error}"}
             )
+        _HELD.discard(self._lock)
         self._lock.close()
 
     def note(self, **facts: Any) -> None:
@@ -169,7 +170,19 @@ def _lock(out: Path) -> TextIO:
     handle.truncate()
     handle.write(str(os.getpid()))
     handle.flush()
+    _HELD.add(handle)
     return handle
+
+
+def _let_go() -> None:
+    """A forked child must not hold its parent's locks, or they would outlive a killed parent."""
+    while _HELD:
+        _HELD.pop().close()
+
+
+_HELD: set[TextIO] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _lock_file(handle: TextIO) -> None:

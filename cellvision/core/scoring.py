@@ -15,6 +15,7 @@ from cellvision.core import metrics, stats
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cellvision.core.supervised import Supervised
     from cellvision.core.targets import Target
 
 PROBABILITY = "p_"
@@ -38,27 +39,20 @@ def of_sources(items: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
     return mean.assign(predicted=np.array(classes, dtype=object)[mean[columns].to_numpy().argmax(1)])
 
 
-def scored_rows(target: Target, items: pd.DataFrame, sources: pd.DataFrame, missed: pd.DataFrame) -> pd.DataFrame:
-    """What counts for this target: its sources, or its items and the annotations that no item answers to (wrong).
+def scored_rows(problem: Supervised, items: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    """What counts for a target: its sources, or its items and the annotations that no item answers to (wrong).
 
-    Classes with fewer than two units cannot be evaluated and are left out.
+    Classes with fewer than two units in all cannot be evaluated and are left out.
     """
     import pandas as pd
 
-    if target.level == "source":
+    if problem.target.level == "source":
         rows = sources.assign(key=sources["source_id"])
     else:
-        lost = missed.rename(columns={"label": "truth"}).assign(
-            predicted="", key=[f"missed{n}" for n in range(len(missed))]
-        )
-        rows = pd.concat([items.assign(key=items["item_id"]), lost[lost["truth"].isin(target.classes)]])
-    rows = rows[["key", "unit", "truth", "predicted"]].reset_index(drop=True)
-    units = rows.groupby("truth")["unit"].nunique()
-    return rows[rows["truth"].isin(units.index[units >= 2])].reset_index(drop=True)
-
-
-def not_evaluated(target: Target, scored: pd.DataFrame) -> list[str]:
-    return sorted(set(target.classes) - set(scored["truth"]))
+        lost = problem.missed().rename(columns={"label": "truth"}).assign(predicted="")
+        rows = pd.concat([items.assign(key=items["item_id"]), lost])
+    rows = rows[rows["truth"].isin(problem.evaluated())]
+    return rows[["key", "unit", "truth", "predicted"]].reset_index(drop=True)
 
 
 def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:

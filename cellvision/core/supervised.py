@@ -62,7 +62,17 @@ class Supervised:
         names = [name for name in ("item_id", "source_id", "annotation") if name in self.items.table]
         return self.items.table[names].iloc[rows].assign(unit=self.unit[rows])
 
+    def evaluated(self) -> set[str]:
+        """Classes with at least two units in all, so that one can train while another tests."""
+        known = np.flatnonzero(self.target.label >= 0)
+        pairs = {
+            (int(label), str(unit)) for label, unit in zip(self.target.label[known], self.unit[known], strict=True)
+        }
+        count = np.bincount([label for label, _ in pairs], minlength=len(self.target.classes))
+        return {name for name, units in zip(self.target.classes, count, strict=True) if units >= 2}
+
     def missed(self) -> pd.DataFrame:
         """Annotations without an item, in the sources of the tested folds, with their unit."""
         table = self.made.table[self.made.table["fold"].isin(self.folds)][["source_id", "unit"]]
-        return self.items.missed.merge(table, on="source_id")
+        keys = [f"missed-{number}" for number in range(len(self.items.missed))]
+        return self.items.missed.assign(key=keys).merge(table, on="source_id")
