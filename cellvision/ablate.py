@@ -66,12 +66,13 @@ def run(cfg: Config, out: Path) -> None:
         if not claimed.done:
             made.write(out / "splits.csv")
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
-            scored = pd.concat([pool(results, out), run_baselines(cfg, out)], ignore_index=True)
+            plain, inflation = run_baselines(cfg, out)
+            scored = pd.concat([pool(results, out), plain], ignore_index=True)
             summary, differences = compare(results, scored, reference)
             files.write_parquet(out / "results.parquet", results)
             files.write_parquet(out / "scored.parquet", scored)
             write(out, summary, differences)
-            claimed.finish(summarise(results, summary, splits.stamps(items, made)))
+            claimed.finish(summarise(results, summary) | inflation | {"stamps": splits.stamps(items, made)})
     report_to_person(out)
 
 
@@ -151,7 +152,7 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
     found = files.read_json(folder / "metrics.json")
-    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps", "steps_total")
+    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "cell_accuracy", "purity")
     return row | {key: found.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
 
 
@@ -182,8 +183,8 @@ def child_folder(out: Path, stage: str, made: StageConfig, encoder: Any) -> Path
     return out / "runs" / f"{stage}-{fingerprint([result_keys(made), origin])}"
 
 
-def run_baselines(cfg: Config, out: Path) -> pd.DataFrame:
-    """The plain models on the same folds, as arms of their own; -> their scored rows."""
+def run_baselines(cfg: Config, out: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The plain models on the same folds, as arms of their own; -> their scored rows, and a split by item beside."""
     import pandas as pd
 
     from cellvision.core import baselines
@@ -192,7 +193,8 @@ def run_baselines(cfg: Config, out: Path) -> pd.DataFrame:
     job = finetune.Job(build(finetune.Config, merged))
     job.folds = job.folds[: cfg.folds]
     paths = baselines.write_all(job, out / "runs" / "baselines", cfg.threads)
-    return pd.concat([pd.read_parquet(path).assign(arm=f"{BASELINE}{name}", seed=0) for name, path in paths.items()])
+    plain = [pd.read_parquet(path).assign(arm=f"{BASELINE}{name}", seed=0) for name, path in paths.items()]
+    return pd.concat(plain), finetune.item_random(job)
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------
@@ -227,6 +229,7 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
             "status": "ok",
             "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
             "steps_total": float(own["steps_total"].mean()) if len(own) else None,
+            "cell_accuracy": float(own["cell_accuracy"].mean()) if len(own) else None,
         })  # fmt: skip
     refused = results[results["status"] != "ok"].drop_duplicates("arm")
     summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
@@ -251,7 +254,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
     return stats.paired_difference(*(both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")))
 
 
-def summarise(results: pd.DataFrame, summary: pd.DataFrame, stamps: list[str]) -> dict[str, Any]:
+def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
     ok = results[results["status"] == "ok"]
     return {
         "arms": results["arm"].nunique(),
@@ -261,7 +264,7 @@ def summarise(results: pd.DataFrame, summary: pd.DataFrame, stamps: list[str]) -
         "units": int(summary["units"].max()),
         "level": ok["level"].iloc[0],
         "refused": sorted(set(results["arm"]) - set(ok["arm"])),
-        "stamps": stamps,
+        "purity": float(ok["purity"].mean()),
         **{f"balanced_accuracy {row.arm}": row.balanced_accuracy for row in summary.itertuples()},
     }
 

@@ -345,10 +345,17 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
             found |= scoring.against(name, scored, pd.read_parquet(path))
-        rows = baselines.inflation_rows(job)
-        trained = job.load_encoder(job.folds[0], job.train_rows(job.folds[0]))
-        found |= baselines.inflation(job, rows, features_of(job, trained, rows))
+        found |= item_random(job)
     return found
+
+
+def item_random(job: Job) -> dict[str, float]:
+    """The linear probe of the frozen encoder on unseen units, and what it would score if items were split at random."""
+    from cellvision.core import baselines
+
+    rows = baselines.inflation_rows(job)
+    trained = job.load_encoder(job.folds[0], job.train_rows(job.folds[0]))
+    return baselines.inflation(job, rows, features_of(job, trained, rows))
 
 
 def report_to_person(out: Path) -> None:

@@ -72,13 +72,17 @@ def preview(
         .sort_values(["group", "path"])
     )
     by_id = {entry.image_id: entry for entry in entries}
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    made, axes = figure(3 * columns, 3.2 * rows, nrows=rows, ncols=columns, squeeze=False)
+    tiles = [
+        outlined(load(by_id[row.image_id]), masks.read(folder / f"{row.image_id}.tif")) for row in shown.itertuples()
+    ]
+    columns = min(4, len(tiles))
+    rows = -(-len(tiles) // columns)
+    tallest = max(tile.shape[0] for tile in tiles) / TILE
+    made, axes = figure(3 * columns, (3 * tallest + 0.3) * rows, nrows=rows, ncols=columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, row in zip(axes.flat, shown.itertuples(), strict=False):
-        axis.imshow(outlined(load(by_id[row.image_id]), masks.read(folder / f"{row.image_id}.tif")))
+    for axis, tile, row in zip(axes.flat, tiles, shown.itertuples(), strict=False):
+        axis.imshow(tile)
         axis.set_title(f"{_plain(row.group)}: {row.n_cells} cells", fontsize=9)
     save(made, path)
 
