@@ -6,6 +6,7 @@ that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR -
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -115,22 +116,25 @@ def scan_folder(cfg: Config) -> list[Entry]:
     assert cfg.raw is not None
     if not cfg.raw.is_dir():
         raise NoUsableInput(f"no folder at {cfg.raw}; --raw names a folder with a sub-folder of images for each group")
-    entries = scan(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
+    entries = [_hashed(entry) for entry in scan(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)]
     if not any(entry.status == "ok" for entry in entries):
         raise NoUsableInput(f"no images below {cfg.raw}; put them into {cfg.raw}/<group>/")
     return entries
 
 
+def _hashed(entry: Entry) -> Entry:
+    """With the hash of its content, so that a file that changes before it is read is noticed."""
+    if entry.status != "ok":
+        return entry
+    try:
+        return dataclasses.replace(entry, sha256=files.sha256_file(entry.path))
+    except OSError as error:
+        return dataclasses.replace(entry, sha256=f"unreadable, {error.strerror}")
+
+
 def fingerprint_of(entries: list[Entry]) -> str:
-    """One hash over names and contents; a file that cannot be read enters as such."""
-
-    def digest(entry: Entry) -> str:
-        try:
-            return files.sha256_file(entry.path) if entry.status == "ok" else entry.reason
-        except OSError as error:
-            return f"unreadable {error.errno}"
-
-    return fingerprint([(entry.relative, digest(entry)) for entry in entries])
+    """One hash over names, contents, and what becomes of the files that are no images."""
+    return fingerprint([(entry.relative, entry.sha256 or str(entry.reason)) for entry in entries])
 
 
 # -- first pass: masks --------------------------------------------------------------------------------------------
@@ -222,6 +226,8 @@ def load_pixels(cfg: Config, entry: Entry) -> tuple[Image, NDArray[np.uint8]]:
     """An image and its (H, W, C) uint8 pixels on its own recorded intensity range. Raises ImageError."""
     limits = Limits(max_megapixels=cfg.read.max_megapixels)
     image = read_image(entry.path, frames=cfg.read.frames, channels=cfg.read.channels, limits=limits)
+    if image.sha256 != entry.sha256:
+        raise ImageError(Reason.E_CHANGED, "the file changed after the folder was listed; run again when it is at rest")
     channels = image.pixels.shape[2]
     if cfg.read.channels is None and channels not in GREY_OR_RGB:
         raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")

@@ -706,3 +706,9 @@ def test_the_record_of_a_run_is_complete(tmp_path: Path) -> None:
         record["versions"]["torch"] == torch.__version__.split("+")[0]
         or record["versions"]["torch"] == torch.__version__
     )
+
+
+def test_a_file_that_extends_another_lies_on_top_of_it(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 1\nloop: {steps: 5, lr: 1e-3}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\nloop: {steps: 7}\n")
+    assert config.read_yaml(tmp_path / "top.yaml") == {"seed": 1, "loop": {"steps": 7, "lr": 1e-3}}

@@ -75,6 +75,17 @@ def test_grey_images_among_colour_ones_are_repeated(tmp_path: Path) -> None:
     np.testing.assert_array_equal(crops[0, ..., :3], crops[1, ..., :3])
 
 
+def test_a_file_that_changes_after_the_listing_is_skipped(tmp_path: Path) -> None:
+    save(tmp_path / "raw" / "a" / "still.png", discs([(48, 48)]))
+    save(tmp_path / "raw" / "a" / "moving.png", discs([(30, 30)]))
+    cfg = segment.Config(raw=tmp_path / "raw", workers=0)
+    entries = segment.scan_folder(cfg)
+    save(tmp_path / "raw" / "a" / "moving.png", discs([(60, 60)]))
+    images, cells = segment.find_cells(cfg, entries, tmp_path / "cells")
+    assert images.set_index("path")["reason"].to_dict() == {"a/moving.png": "E_CHANGED", "a/still.png": "OK"}
+    assert set(cells["path"]) == {"a/still.png"}
+
+
 def test_no_cells_anywhere_exits_with_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "raw" / "a" / "empty.png", np.full((64, 64), 128, np.uint8))
     assert main("segment", ["--raw", str(tmp_path / "raw"), "--workers", "0", "--out", str(tmp_path / "cells")]) == 3

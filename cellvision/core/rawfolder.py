@@ -45,6 +45,7 @@ class Entry:
     status: Status
     reason: Reason
     note: str = ""
+    sha256: str = ""  # of the content, once somebody has read it
 
 
 @dataclass
