@@ -421,10 +421,11 @@ def test_many_items_of_few_units_do_not_narrow_the_interval() -> None:
     assert (few.low, few.high, few.units) == (many.low, many.high, many.units)
 
 
-def test_the_difference_of_equal_arms_is_zero() -> None:
+def test_the_difference_of_equal_arms_is_zero_but_not_sure() -> None:
     unit, truth, hit = toy()
     found = stats.paired_difference(unit, truth, hit, hit)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    assert found.value == 0
+    assert found.high == -found.low == pytest.approx(stats.exact_binomial(0, found.units).high)
     assert stats.paired_difference(unit, truth, np.ones(6), hit).value == pytest.approx(0.375)
 
 
@@ -706,6 +707,13 @@ def test_the_record_of_a_run_is_complete(tmp_path: Path) -> None:
         record["versions"]["torch"] == torch.__version__.split("+")[0]
         or record["versions"]["torch"] == torch.__version__
     )
+
+
+def test_a_perfect_score_on_few_units_has_an_interval() -> None:
+    unit = np.array([f"u{number}" for number in range(20)])
+    found = stats.balanced_accuracy(unit, np.array(["a", "b"] * 10), np.ones(20))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(0.8316, abs=1e-3)  # Clopper and Pearson, 20 of 20
 
 
 def test_a_file_that_extends_another_lies_on_top_of_it(tmp_path: Path) -> None:

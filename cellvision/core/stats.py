@@ -12,6 +12,7 @@ from cellvision.core.rng import generator
 
 DRAWS = 2000
 LEVEL = 0.95
+FEW = 50  # units, up to which the exact binomial interval is the least width
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,31 @@ def draw_units(strata: NDArray[np.int64], draws: int = DRAWS) -> NDArray[np.floa
 
 
 def balanced_accuracy(unit: NDArray, truth: NDArray, correct: NDArray) -> Interval:
-    """Mean recall over classes, with the percentile interval of the bootstrap over units."""
+    """Mean recall over classes, with the percentile interval of the bootstrap over units.
+
+    Where units are few the bootstrap is too sure (a perfect score would have no width), so the interval is at least as
+    wide as the exact binomial one of that share of the units.
+    """
     tally = Tally.of(unit, truth, correct)
-    return _interval(tally.balanced, tally)
+    found = _interval(tally.balanced, tally)
+    if not 0 < found.units <= FEW:
+        return found
+    exact = exact_binomial(round(found.value * found.units), found.units)
+    return Interval(found.value, min(found.low, exact.low), max(found.high, exact.high), found.units)
 
 
 def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> Interval:
-    """Balanced accuracy of a minus that of b on the same rows, units drawn together for both."""
+    """Balanced accuracy of a minus that of b on the same rows, units drawn together for both.
+
+    Where no unit tells them apart, the interval reaches as far as the share of units that could still do so: the exact
+    binomial bound of 0 in that many units.
+    """
     first, second = Tally.of(unit, truth, a), Tally.of(unit, truth, b)
-    return _interval(lambda weights: first.balanced(weights) - second.balanced(weights), first)
+    found = _interval(lambda weights: first.balanced(weights) - second.balanced(weights), first)
+    if found.units and found.low == found.high:
+        reach = exact_binomial(0, found.units).high
+        return Interval(found.value, max(-1.0, found.value - reach), min(1.0, found.value + reach), found.units)
+    return found
 
 
 def _interval(score: Callable[[NDArray[np.float64]], NDArray[np.float64]], tally: Tally) -> Interval:
