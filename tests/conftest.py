@@ -106,3 +106,13 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = {"donor": [f"donor{number:02d}" for number in donor], "y": np.where(y, "sick", "well")}
     pd.DataFrame({**named, **features}).to_csv(path, index=False)
     return path
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Real data: the folder that CELLVISION_REALDATA names, or ../shared/data beside the checkout; else skipped."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CELLVISION_REALDATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set CELLVISION_REALDATA")
+    return folder
