@@ -373,8 +373,13 @@ def test_cellpose_never_reaches_its_downloader(small, no_weights, monkeypatch):
 def test_the_network_is_loaded_once_and_not_before_it_is_needed(small, monkeypatch):
     import cellpose.models
 
-    built = []
-    monkeypatch.setattr(cellpose.models, "CellposeModel", lambda **settings: built.append(settings) or Stub())
+    built: list[dict] = []
+
+    def build(**settings) -> Stub:
+        built.append(settings)
+        return Stub()
+
+    monkeypatch.setattr(cellpose.models, "CellposeModel", build)
     segmenter = make(small, precision="fp32")
     assert built == []
     segmenter.segment(noise(40, 40, 1)), segmenter.segment(noise(40, 40, 1))
