@@ -102,7 +102,6 @@ def decide(cfg: Config, cells: Path, planned: Path, seconds: float | None, out: 
     schedule["classify"] = can_classify(cfg, found)
     if not schedule["classify"]:
         schedule["not_run"].append("classifiers: fewer than two classes can be tested on unseen units")
-    schedule["mil"] = cfg.target == "group" and all(group["mil"] for group in found["groups"].values())
     if seconds is not None:
         schedule |= fit_budget(cfg, cells, max(1, found["folds"]), seconds, schedule["not_run"])
     files.write_json(path, schedule)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import files, masks
+from cellvision.core import files, masks, metrics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +126,7 @@ def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) 
     """Counts, rows shaded by their share; rows are the label, columns the prediction."""
     classes = sorted(set(scored["truth"]))
     columns = [*classes, *sorted(set(scored["predicted"]) - set(classes))]
-    counts = np.array([[((scored["truth"] == t) & (scored["predicted"] == p)).sum() for p in columns] for t in classes])
+    counts = metrics.confusion(scored["truth"].to_numpy(), scored["predicted"].to_numpy(), columns)[: len(classes)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = 1.6 + 0.42 * len(columns)
     made, axis = figure(size + 1, 1.4 + 0.36 * len(classes))
