@@ -56,7 +56,7 @@ def write(folder: Path, path: Path) -> None:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"score": score, "difference": difference}
+    environment.globals |= {"score": score, "difference": difference, "share": share}
     page = environment.from_string(TEMPLATE.read_text("utf-8"))
     files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
     say(f"report: {path}")
@@ -127,7 +127,21 @@ def of_segment(where: Path) -> dict[str, Any]:
                 "sheet": of_pixels(sheet(where, some)),
             }
         )
-    return {"groups": groups, "skipped": skipped[["path", "reason", "note"]].head(30).to_dict("records")}
+    skipped_rows = skipped[["path", "reason", "note"]].head(30).to_dict("records")
+    return {"groups": groups, "skipped": skipped_rows, **of_truth(where)}
+
+
+def of_truth(where: Path) -> dict[str, Any]:
+    """The scores against label maps, where there are any."""
+    import pandas as pd
+
+    if not (where / "truth.json").is_file():
+        return {}
+    summary = pd.read_csv(where / "truth.csv", dtype={"value": str}, keep_default_na=False)
+    summary["value"] = [files.alive(value) for value in summary["value"]]
+    several = summary.groupby("by")["value"].transform("size") > 1
+    rows = summary[several | (summary["by"] == "all")].to_dict("records")
+    return {"truth": files.read_json(where / "truth.json"), "truth_rows": rows}
 
 
 def sheet(where: Path, some: pd.DataFrame) -> NDArray[np.uint8]:
@@ -189,6 +203,12 @@ def score(found: dict[str, Any], name: str = "balanced_accuracy") -> str:
 def difference(found: dict[str, Any], name: str) -> str:
     value, low, high = (found[f"{name}{part}"] for part in ("", "_low", "_high"))
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def share(found: dict[str, Any], name: str) -> str:
+    """`0.812 (0.700 to 0.900)`, in a table broken before the interval alone."""
+    value, low, high = (found[f"{name}{part}"] for part in ("", "_low", "_high"))
+    return f"{value:.3f} ({low:.3f}\xa0to\xa0{high:.3f})"
 
 
 def cannot_claim(one: Run) -> Iterator[str]:

@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import annotate, crop, files, items, masks, parallel, plots, readycrops
+from cellvision.core import account, annotate, crop, files, hygiene, items, masks, parallel, plots, readycrops
 from cellvision.core.config import StageConfig, StageModel, fingerprint, option
-from cellvision.core.errors import ConfigError, NoUsableInput, RejectedInput
-from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, pixel_hash, read_image, to_uint8
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, read_image, to_uint8
+from cellvision.core.modes import Mode
 from cellvision.core.progress import say, track
+from cellvision.core.quality import Flag
 from cellvision.core.rawfolder import Entry, scan
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.segmenters import SEGMENTERS, SegmenterConfig
+from cellvision.segmenters import SEGMENTERS, WHY, SegmenterConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 1
+REVISION = 2
 PARTS = "parts"
 GREY_OR_RGB = (1, 3)
 
@@ -48,11 +50,17 @@ class Config(StageConfig):
     """Options of `segment`."""
 
     raw: Path | None = option(None, "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")
+    segmenter: SegmenterConfig = option("auto", "nano, threshold or cellpose; auto is nano, or cellpose on a GPU")
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
-    drop: tuple[Literal["border"], ...] = option((), "leave out cells that touch the border")
+    drop: tuple[Flag, ...] = option(
+        (), "leave out cells that are border, blurred, saturated, small, large, ragged or uncertain"
+    )
+    mode: Literal["auto"] | Mode = option(
+        "auto", "what an item is: cell, object (one a picture, such as a neuron) or tile (tissue); auto never says tile"
+    )
+    modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     context: float = option(0.15, "margin around a cell, fraction of its longer side", ge=0, le=2)
     max_size: int = option(160, "px, largest side of a stored crop", ge=32, le=512)
     size: int | None = option(None, "px, side of the crops; chosen from the cells when absent")
@@ -77,6 +85,9 @@ def run(cfg: Config, out: Path) -> None:
         return take_ready_crops(cfg, cfg.crops, out)
     entries = scan_folder(cfg)
     segmenter = SEGMENTERS.build(cfg.segmenter, device=cfg.device)  # every user error happens here
+    say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
+    for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
+        say(f"segment: there is no group {group!r} below {cfg.raw}; its mode has no effect")
     inputs = {"raw": fingerprint_of(entries), "segmenter": segmenter.identity()}
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
@@ -89,8 +100,8 @@ def run(cfg: Config, out: Path) -> None:
             plots.preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(cfg, entry)[1])
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
-            claimed.finish(summarise(images, cells, matched))
-        report_to_person(out, cfg.strict)
+            claimed.finish(account.summarise(images, cells, matched))
+        account.tell(out, cfg.strict)
 
 
 def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
@@ -107,9 +118,10 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
         if not claimed.done:
             workers = parallel.cores() if cfg.workers is None else cfg.workers
             images, cells = readycrops.gather(folder, table, cfg.unit, cfg.max_size, workers, out)
+            images, cells = images.assign(**hygiene.EMPTY | {"n_cells": images["n_cells"]}), cells.assign(mode="cell")
             write_tables(images, cells, None, out)
-            claimed.finish(summarise(images, cells, None))
-    report_to_person(out, cfg.strict)
+            claimed.finish(account.summarise(images, cells, None))
+    account.tell(out, cfg.strict)
 
 
 def scan_folder(cfg: Config) -> list[Entry]:
@@ -179,7 +191,7 @@ def _is_done(entry: Entry, out: Path) -> bool:
 
 
 def _skipped(entry: Entry) -> dict[str, Any]:
-    return {"image": _image_row(entry, entry.status, entry.reason, entry.note), "cells": []}
+    return {"image": account.image_row(entry, entry.status, entry.reason, entry.note), "cells": []}
 
 
 def segment_one(task: tuple[Config, Entry, Path]) -> None:
@@ -189,26 +201,22 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
         image, pixels = load_pixels(cfg, entry)
     except ImageError as error:
         return files.write_json(
-            _part(out, entry), {"image": _image_row(entry, "skipped", error.reason, str(error)), "cells": []}
+            _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
     found = _segmenter(cfg).segment(
         pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
     )
-    cells = crop.measure(found.masks)
-    for name, score in found.scores.items():
-        cells[name] = score[cells["mask_label"].to_numpy() - 1]
-    dropped = int(cells["touches_border"].sum()) if "border" in cfg.drop else 0
-    kept = cells[~cells["touches_border"]] if dropped else cells
-    masks.write(out / "masks" / f"{entry.image_id}.tif", found.masks)
+    sifted = hygiene.sift(found.masks, found.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop)
+    masks.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
-    row = _image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *found.notes]), image) | {
-        "n_cells": len(kept), "n_dropped": dropped, "coverage": float((found.masks > 0).mean()),
-    }  # fmt: skip
+    row = account.image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *found.notes, *sifted.notes]), image)
+    row |= sifted.row
     if read_notes:
         row["reason"] = Reason.OK_NOTE
-    if not len(kept):
-        row |= {"reason": Reason.E_NO_CELLS}
-    return files.write_json(_part(out, entry), {"image": row, "cells": kept.to_dict("list") if len(kept) else []})
+    if sifted.items.empty:
+        row["reason"] = Reason.E_NO_CELLS
+    rows = {} if sifted.items.empty else sifted.items.to_dict("list")
+    return files.write_json(_part(out, entry), {"image": row, "cells": rows})
 
 
 _BUILT: dict[str, Any] = {}  # one segmenter per worker process: weights are loaded once
@@ -232,24 +240,6 @@ def load_pixels(cfg: Config, entry: Entry) -> tuple[Image, NDArray[np.uint8]]:
     if cfg.read.channels is None and channels not in GREY_OR_RGB:
         raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")
     return image, to_uint8(image.pixels, intensity_range(image.pixels))
-
-
-def _image_row(entry: Entry, status: str, reason: str, note: str, image: Image | None = None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
-        "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "channels": None,
-        "dtype": None, "sha256": None, "pixel_hash": None, "pixel_size_um": None, "intensity_low": None,
-        "intensity_high": None, "n_cells": 0, "n_dropped": 0, "coverage": 0.0,
-    }  # fmt: skip
-    if image is not None:
-        height, width, channels = image.pixels.shape
-        low, high = zip(*intensity_range(image.pixels), strict=True)
-        row |= {
-            "height": height, "width": width, "channels": channels, "dtype": str(image.dtype), "sha256": image.sha256,
-            "pixel_hash": pixel_hash(image.pixels), "pixel_size_um": image.pixel_size_um,
-            "intensity_low": list(map(float, low)), "intensity_high": list(map(float, high)),
-        }  # fmt: skip
-    return row
 
 
 # -- between the passes -------------------------------------------------------------------------------------------
@@ -304,7 +294,7 @@ def write_crops(
     cells = cells.assign(scale=crop.cell_scales(cells, geometry))
     rows = np.arange(len(cells))
     cells = cells.assign(crop_shard=rows // items.SHARD_ROWS, crop_row=rows % items.SHARD_ROWS)
-    channels = int(images.loc[images["n_cells"] > 0, "channels"].max())
+    channels = int(images.loc[account.items_of(images) > 0, "channels"].max())
     by_id = {entry.image_id: entry for entry in entries}
     tasks = [
         (cfg, by_id[str(name)], some, geometry.size, channels, out)
@@ -326,7 +316,7 @@ def crop_one(task: tuple[Config, Entry, Any, int, int, Path]) -> NDArray[np.uint
     return crop.cut(pixels, masks.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
 
 
-# -- tables and the person ----------------------------------------------------------------------------------------
+# -- tables ------------------------------------------------------------------------------------------------------
 
 
 def write_tables(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFrame | None, out: Path) -> None:
@@ -334,44 +324,6 @@ def write_tables(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFram
     files.write_parquet(out / "cells.parquet", cells)
     if matched is not None:
         files.write_parquet(out / "annotations.parquet", matched)
-
-
-def summarise(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFrame | None) -> dict[str, Any]:
-    """Flat counts; they add up to the number of input files."""
-    counts = {f"images_{status}": int((images["status"] == status).sum()) for status in ("ok", "skipped", "ignored")}
-    if sum(counts.values()) != len(images):
-        raise AssertionError("every input file must have exactly one row")
-    metrics: dict[str, Any] = {
-        "files": len(images), **counts, "cells": len(cells), "dropped_border": int(images["n_dropped"].sum()),
-        "images_without_cells": int(((images["status"] == "ok") & (images["n_cells"] == 0)).sum()),
-        "crops_shrunk": int((cells["scale"] < cells["scale"].max()).sum()), "scale": float(cells["scale"].max()),
-    }  # fmt: skip
-    metrics |= {f"cells_{group}": int(count) for group, count in cells["group"].value_counts().sort_index().items()}
-    if matched is not None:
-        metrics |= {f"annotations_{name}": int(count) for name, count in matched["status"].value_counts().items()}
-        metrics["annotations"] = len(matched)
-        metrics["annotations_matched_share"] = float((matched["status"] == "matched").mean())
-    return metrics
-
-
-def report_to_person(out: Path, strict: bool) -> None:
-    """The counts in two lines, the reasons of what was skipped; RejectedInput under --strict."""
-    import pandas as pd
-
-    metrics = files.read_json(out / "metrics.json")
-    cells, read, ignored = (metrics[name] for name in ("cells", "images_ok", "images_ignored"))
-    say(f"segment: {cells} cells in {read} images; {ignored} files ignored -> {out}")
-    if "annotations" in metrics:
-        share, count = metrics["annotations_matched_share"], metrics["annotations"]
-        say(f"segment: {share:.1%} of {count} annotations lie alone in a cell")
-    images = pd.read_parquet(out / "images.parquet")
-    skipped = images[images["status"] == "skipped"]
-    for row in skipped.head(10).itertuples():
-        say(f"segment: skipped {row.path!r}: {row.reason}, {row.note}")
-    if len(skipped) > 10:
-        say(f"segment: and {len(skipped) - 10} more skipped; see images.parquet")
-    if strict and len(skipped):
-        raise RejectedInput(f"{len(skipped)} of {len(images)} files were rejected and --strict was given")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Config(StageConfig):
     """Options of `study`."""
 
     raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("threshold", "threshold or cellpose")
+    segmenter: SegmenterConfig = option("auto", "nano, threshold or cellpose; auto is nano, or cellpose on a GPU")
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )

@@ -76,7 +76,7 @@ def cells(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("cells") / "run"
     points = simulated / "truth" / "points.csv"
-    segment.run(segment.Config(raw=simulated / "raw", annotations=points, workers=0), out)
+    segment.run(segment.Config(segmenter="threshold", raw=simulated / "raw", annotations=points, workers=0), out)
     return out
 
 

@@ -112,6 +112,18 @@ def virtual_stack() -> bytes:
     return raw_tiff(tags, stack().tobytes(), text=b"ImageJ=1.53k\nimages=5\nslices=5\n\0")
 
 
+def time_bomb(side: int, pages: int) -> bytes:
+    """A small TIFF of many pages that share one deflated strip of side x side zeros."""
+    body = zeros_deflated(side * side)
+    body += bytes(len(body) % 2)
+    fields = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: side, 279: len(body)}
+    directory = struct.pack("<H", len(fields)) + b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in fields.items())
+    begin, size = 8 + len(body), len(directory) + 4
+    following = [*(begin + size * number for number in range(1, pages)), 0]
+    chain = b"".join(directory + struct.pack("<I", offset) for offset in following)
+    return struct.pack("<2sHI", b"II", 42, begin) + body + chain
+
+
 def looping_tiff() -> bytes:
     body = cells().tobytes()
     tags = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 277: 1, 278: HEIGHT}
@@ -156,10 +168,37 @@ def animation(kind: str) -> bytes:
     return pillow(frames[0], kind, save_all=True, append_images=frames[1:], **options)
 
 
+def without_middle(data: bytes, piece: int) -> bytes:
+    """The data without the stretches between restart markers 3 and 3 + piece."""
+    restarts = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    return data[: restarts[3]] + data[restarts[3 + piece] :]
+
+
 def exif(orientation: int) -> bytes:
     data = Image.Exif()
     data[0x0112] = orientation
     return data.tobytes()
+
+
+TAGS = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 277: 1, 278: HEIGHT}
+
+
+def lzw(array: Any) -> bytes:
+    with tifffile.TiffFile(io.BytesIO(tiff(array, compression="lzw"))) as file:
+        page: Any = file.pages[0]
+        return bytes(next(iter(page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts)))[0])
+
+
+def jpeg_of_height(height: int) -> bytes:
+    """A JPEG whose header names fewer rows than are coded."""
+    data = pillow(colour(), "JPEG", quality=95)
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">H", height) + data[at + 2 :]
+
+
+def bmp_of_height(height: int) -> bytes:
+    data = pillow(colour(), "BMP")
+    return data[:22] + struct.pack("<i", height) + data[26:]
 
 
 GOOD: dict[str, Callable[[], bytes]] = {
@@ -178,6 +217,25 @@ ODD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "trunc.png": ("E_TRUNCATED", lambda: half(pillow(colour(), "PNG"))),
     "trunc.jpg": ("E_TRUNCATED", lambda: half(pillow(colour(), "JPEG", quality=95))),
     "trunc_eoi.jpg": ("E_TRUNCATED", lambda: pillow(colour(), "JPEG", quality=95)[:-2]),
+    "early_eoi.jpg": ("E_TRUNCATED", lambda: half(pillow(colour(), "JPEG", quality=95)) + b"\xff\xd9"),
+    "early_eoi_progressive.jpg": (
+        "E_TRUNCATED",
+        lambda: half(pillow(colour(), "JPEG", progressive=True)) + b"\xff\xd9",
+    ),
+    "lost_restarts.jpg": (
+        "E_TRUNCATED",
+        lambda: without_middle(pillow(colour(), "JPEG", quality=95, restart_marker_blocks=1), 8),
+    ),
+    "swapped_restarts.jpg": (
+        "E_CORRUPT",
+        lambda: without_middle(pillow(colour(), "JPEG", quality=95, restart_marker_blocks=1), 3),
+    ),
+    "short.jpg": ("OK_NOTE", lambda: jpeg_of_height(HEIGHT // 2)),
+    "short.bmp": ("OK_NOTE", lambda: bmp_of_height(HEIGHT // 2)),
+    "short.tif": ("OK_NOTE", lambda: raw_tiff({**TAGS, 257: HEIGHT // 2}, cells().tobytes())),
+    "short_lzw.tif": ("OK_NOTE", lambda: raw_tiff({**TAGS, 257: HEIGHT // 2, 259: 5}, lzw(cells()))),
+    "zero_tail.tif": ("OK_NOTE", lambda: raw_tiff(TAGS, half(cells().tobytes()) + bytes(cells().size // 2))),
+    "trunc_frames.gif": ("E_TRUNCATED", lambda: animation("GIF")[:-200]),
     "trunc.gif": ("E_TRUNCATED", lambda: half(pillow(cells(), "GIF"))),
     "trunc.bmp": ("E_TRUNCATED", lambda: half(pillow(colour(), "BMP"))),
     "trunc.webp": ("E_TRUNCATED", lambda: half(pillow(colour(), "WEBP"))),
@@ -185,7 +243,7 @@ ODD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "trunc_lzw.tif": ("E_TRUNCATED", lambda: half(tiff(cells(4095, np.uint16), compression="zlib"))),
     "trunc_stack.tif": ("E_TRUNCATED", lambda: half(tiff(stack()))),
     "trunc_imagej.tif": ("E_TRUNCATED", lambda: half(tiff(stack(), imagej=True))),
-    "bitflip.jpg": ("OK", lambda: flipped(pillow(colour(), "JPEG", quality=95), 2000)),
+    "bitflip.jpg": ("OK_NOTE", lambda: flipped(pillow(colour(), "JPEG", quality=95), 2000)),
     "bitflip.png": ("E_CORRUPT", lambda: flipped(pillow(colour(), "PNG"), 2000)),
     "g16.png": ("OK", lambda: pillow(cells(4095, np.uint16), "PNG")),
     "stack_z5.tif": ("OK_NOTE", lambda: tiff(stack(), imagej=True, metadata={"axes": "ZYX"})),

@@ -24,7 +24,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HOMES = {  # library -> the files and folders that may import it
     "albumentations": {"branches/image.py"},
     "anndata": {"embed.py"},
-    "cellpose": {"segmenters/cellpose.py"},
+    "cellpose": {"segmenters/cellpose.py", "segmenters/dynamics.py"},
     "imagecodecs": {"core/raster.py"},
     "jinja2": {"report.py"},
     "lightly": {"selfsup"},
@@ -32,7 +32,7 @@ HOMES = {  # library -> the files and folders that may import it
     "safetensors": {"core/encoders.py"},
     "sklearn": {"core/baselines.py", "core/metrics.py"},
     "tifffile": {"core/tiff.py", "core/masks.py"},
-    "timm": {"core/encoders.py"},
+    "timm": {"core/encoders.py", "segmenters/nano_network.py"},
     "torchvision": {"doctor.py"},
     "yaml": {"core/config.py"},
 }
@@ -43,9 +43,13 @@ AT_TOP = {  # what does nothing without the library, and is itself imported only
         "core/encoders.py",
         "core/loop.py",
         "segmenters/cellpose.py",
+        "segmenters/dynamics.py",
+        "segmenters/nano_network.py",
+        "segmenters/nano_training.py",
         "selfsup",
         "strategies",
-    }
+    },
+    "scipy": {"segmenters/dynamics.py"},
 }
 HELP_S = 1.5  # s, generous, for a machine at work; the bound of 0.5 s is measured in experiments/bench
 

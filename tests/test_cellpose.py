@@ -101,7 +101,13 @@ def test_missing_weights_are_one_line_that_says_where_and_what_else(no_weights):
         SEGMENTERS.build("cellpose", device="cpu")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (str(no_weights / "cpsam_v2"), "mouseland/cellpose-sam", "--weights FILE", "--segmenter threshold"):
+    for part in (
+        str(no_weights / "cpsam_v2"),
+        "mouseland/cellpose-sam",
+        "--weights FILE",
+        "--segmenter nano",
+        "cellvision fetch cpsam_v2",
+    ):
         assert part in message
     assert not no_weights.exists()
 

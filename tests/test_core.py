@@ -511,7 +511,7 @@ def test_measured_cells_are_the_painted_ones() -> None:
     assert cells["touches_border"].tolist() == [False, True]
 
 
-def test_a_crop_is_centred_on_its_cell_and_padded_with_the_edge() -> None:
+def test_a_crop_is_centred_on_its_cell_and_padded_with_the_median() -> None:
     pixels, masks = painted()
     crops = crop.cut(pixels, masks, crop.measure(masks).assign(scale=1.0), 32)
     assert crops.shape == (2, 32, 32, 4)
@@ -522,7 +522,8 @@ def test_a_crop_is_centred_on_its_cell_and_padded_with_the_edge() -> None:
     assert (y.min() + y.max() + 1, x.min() + x.max() + 1) == (32, 32)  # centre of the box = centre of the crop
     top, left = 13, 12  # px of the corner's window that lie beyond the image
     assert np.array_equal(corner[top:, left:, :2], pixels[:19, :20, :2])
-    assert np.array_equal(corner[:top, left:, :2], np.broadcast_to(pixels[:1, :20, :2], (top, 20, 2)))
+    fill = np.median(pixels[..., :2], axis=(0, 1)).astype(np.uint8)
+    assert np.array_equal(corner[:top, :, :2], np.broadcast_to(fill, (top, 32, 2)))
     assert corner[:top, :, 3].max() == 0 == corner[:, :left, 3].max()
     assert (corner[..., 3] > 0).sum() == 48
 

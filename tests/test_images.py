@@ -1,5 +1,6 @@
 """The image reader: known pixels for good files, one reason for each odd one, ImageError alone for broken ones."""
 
+import contextlib
 import logging
 import os
 import struct
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from corpus import HEIGHT, WIDTH, cells, colour, stack, tiff
 
+from cellvision.core import images
 from cellvision.core.images import ImageError, Limits, Reason, intensity_range, pixel_hash, read_image, to_uint8
 from cellvision.core.pixels import orient
 
@@ -52,12 +54,19 @@ def test_every_odd_file_has_its_reason(folder, name, reason):
     assert reason_of(folder / name) == reason
 
 
+def decode_here(path):
+    """Decode without the process of its own."""
+    data = path.read_bytes()
+    return images.decode_bytes(data, images._sniff(data), "auto", None, Limits())
+
+
 def test_bombs_are_refused_without_memory(folder):
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("bomb_20k.png", "bomb_10k.png", "bomb_deflate.tif", "bomb_ztxt.png", "bomb_iccp.png"):
-        reason_of(folder / name)
+        with contextlib.suppress(ImageError):
+            decode_here(folder / name)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
@@ -339,7 +348,8 @@ def test_libraries_stay_silent(folder, capfd, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in EXPECTED:
-            reason_of(folder / name)
+            with contextlib.suppress(ImageError):
+                decode_here(folder / name)
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

@@ -19,6 +19,7 @@ from cellvision.core import files
 from cellvision.core.cli import main
 from cellvision.core.signals import install
 
+sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
 PATIENCE_S = 120
 NETWORK = ["--encoder", "test_resnet", "--workers", "0", "--threads", "1", "--device", "cpu"]
 TRAINING = ["--size", "32", "--steps", "12", "--batch", "16", "--set", "loop.checkpoint_s=0", *NETWORK]
@@ -102,10 +103,10 @@ def undisturbed(
     return found
 
 
-KILL, TERM = signal.SIGKILL, signal.SIGTERM
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STOPS = [  # command, and each time it is stopped: by what, when that many such files are there
     ("simulate", [(KILL, ".lock", 1), (KILL, "truth/parts/*.json", 3)]),
-    ("segment", [(TERM, "parts/*.json", 3), (KILL, "parts/*.json", 6), (KILL, "crops", 1)]),
+    ("segment", [(TERM, "parts/*.json", 3), (INT, "parts/*.json", 5), (KILL, "parts/*.json", 8), (KILL, "crops", 1)]),
     ("pretrain", [(TERM, "checkpoints/*.json", 2), (KILL, "checkpoints/checkpoint-00000008.json", 1)]),
     ("finetune", [(KILL, "checkpoints/1/*.safetensors", 2)]),
     ("ablate", [(KILL, "runs/finetune-*/metrics.json", 2)]),
@@ -124,7 +125,42 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     out = tmp_path / "run"
     for number, pattern, count in stops:
         code = stop_at(start(commands[name], out), out, pattern, count, number)
-        assert code == (143 if number == TERM else -number)
+        assert code == (-number if number == KILL else 128 + number)
         assert not (out / "metrics.json").exists()
         assert number == KILL or files.read_json(out / "run.json")["status"] == "running"
     assert finish(commands[name], out) == undisturbed(name)
+
+
+def test_random_kills_of_segment_with_any_number_of_workers_change_no_file(simulated: Path, tmp_path: Path) -> None:
+    import kills
+
+    bench = kills.Bench(["--raw", str(simulated / "raw"), "--segmenter", "threshold"], workers=(2, 0, 4))
+    whole = bench.undisturbed(tmp_path / "whole", 1)
+    assert {"cells.parquet", "images.parquet", "crops/00000.npy", "geometry.json", "preview.png"} < whole.keys()
+    assert sum(name.startswith("masks/") for name in whole) == 16
+    finished = bench.killed(tmp_path, count=5, seed=0)
+    assert sum(bench.phases.values()) == 5
+    assert not [kills.differences(whole, run) for run in finished if run != whole]
+
+
+WAITS = """
+import signal, sys, time
+from cellvision.core import signals
+signals.install()
+with signals.deferred():
+    print("ready", flush=True)
+    while not signals.requested():
+        time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("number", [INT, TERM])
+def test_a_second_signal_does_not_wait_for_the_step_to_end(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for word in (b"ready\n", b"asked\n"):
+            assert process.stdout.readline() == word
+            process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 128 + number

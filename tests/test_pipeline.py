@@ -343,7 +343,9 @@ def test_command_line_and_python_are_one_call(cells: Path, planned: Path, tested
 def test_segment_gives_the_same_bits_with_any_number_of_workers(
     simulated: Path, cells: Path, tmp_path: Path, workers: int
 ) -> None:
-    made = segment.Config(raw=simulated / "raw", annotations=simulated / "truth" / "points.csv", workers=workers)
+    made = segment.Config(
+        segmenter="threshold", raw=simulated / "raw", annotations=simulated / "truth" / "points.csv", workers=workers
+    )
     segment.run(made, tmp_path / "run")
     assert content_of(tmp_path / "run") == content_of(cells)
 
@@ -410,7 +412,7 @@ def test_a_renamed_copy_of_a_test_image_does_not_slip_through(
     shutil.copytree(simulated / "raw", tmp_path / "raw")
     for path in (tmp_path / "raw").rglob("*.png"):
         path.rename(path.with_name(f"new_{path.name}"))
-    segment.run(segment.Config(raw=tmp_path / "raw", workers=0), tmp_path / "cells")
+    segment.run(segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0), tmp_path / "cells")
     with pytest.raises(LeakError):
         run(finetune, tmp_path / "run", items=tmp_path / "cells", encoder=str(pretrained))
 

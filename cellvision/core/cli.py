@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +26,7 @@ from cellvision.core.progress import say
 COMMANDS = {
     "simulate": "paint images of four groups with known truth",
     "segment": "raw images -> single cells: masks, crops and tables",
+    "train_segmenter": "fine-tune nano on a few corrected masks",
     "plan": "units, duplicates, folds and what may be claimed",
     "pretrain": "learn an encoder from unlabelled items",
     "embed": "features of every item from an encoder, with kNN and linear probes",
@@ -32,6 +35,7 @@ COMMANDS = {
     "ablate": "compare strategies over folds and seeds at equal budgets",
     "study": "a raw folder in, a report out: all of it",
     "report": "one HTML page about a run",
+    "fetch": "official Cellpose weights, checked against their hash",
     "doctor": "is this installation sound?",
 }
 
@@ -40,7 +44,10 @@ class Parser(argparse.ArgumentParser):
     """argparse with this project's exit code for bad usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
+        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
+        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"{message} ({hint}see {self.prog} --help)")
 
 
 def stage_parser(name: str, module: Any) -> Parser:

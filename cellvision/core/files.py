@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -11,12 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, or split a row at
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and takes the name, on failure it goes."""
+def atomic(path: Path, size: int = 0) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed to disk and takes the name, on failure it goes.
+
+    `size` is how many bytes will be needed, where that is known: an OSError of a full disk tells.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,6 +29,12 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        written = temporary.stat().st_size if temporary.exists() else 0
+        needed = f"{size} bytes" if size else f"more than {written} bytes"
+        raise OSError(error.errno, f"{os.strerror(error.errno)}: {path.name} needs {needed}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,7 +45,7 @@ def is_temporary(name: str) -> bool:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    with atomic(path) as temporary:
+    with atomic(path, len(data)) as temporary:
         temporary.write_bytes(data)
 
 

@@ -1,6 +1,7 @@
 """The one image reader: a file of any kind -> (H, W, C) pixels in their own depth, or an ImageError with a reason.
 
-The file is read once and hashed, its first bytes decide what it is, and its size is checked before anything is decoded.
+The file is read once and hashed, its first bytes decide what it is, its size is checked before anything is decoded, and
+a process that may be stopped decodes it (`decoder`).
 `frames`: "auto" takes the maximum over depth and over pages that nothing describes, and the first time point or
 animation frame; "first" takes the first of everything; "max" and "mean" reduce depth, time, pages and animations alike.
 """
@@ -12,13 +13,13 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cellvision.core import raster, tiff
-from cellvision.core.pixels import Array, Decoded, Frames, ImageError, Limits, Reason, fill_nonfinite
+from cellvision.core import decoder, raster, tiff
+from cellvision.core.pixels import Array, Decoded, Frames, ImageError, Limits, Reason, by_rows, fill_nonfinite
 
 __all__ = [
     "Frames", "Image", "ImageError", "Limits", "Reason", "intensity_range", "pixel_hash", "read_image", "to_uint8",
@@ -60,18 +61,30 @@ def read_image(
     channels: Sequence[int] | None = None,
     limits: Limits | None = None,
 ) -> Image:
-    """Read any supported file as (H, W, C); raises ImageError, and MemoryError where the machine is too small."""
+    """Read any supported file as (H, W, C); raises ImageError."""
     limits = limits or Limits()
     with _boundary(Reason.E_IO):
         data = _read_bytes(Path(path), limits)
+    kind = _sniff(data)
+    try:
+        decoded = decoder.decode(data, kind, frames, channels, limits)
+    except MemoryError:
+        raise ImageError(Reason.E_TOO_LARGE, decoder.NO_MEMORY) from None
+    suffix = Path(path).suffix.lower()
+    if suffix and suffix not in SUFFIXES[kind]:
+        decoded.notes.append(f"a {kind} file in spite of its name")
+    notes = tuple(dict.fromkeys(decoded.notes))
+    return Image(
+        decoded.pixels, decoded.pixels.dtype.name, decoded.pixel_size_um, notes, hashlib.sha256(data).hexdigest()
+    )
+
+
+def decode_bytes(data: bytes, kind: str, frames: Frames, channels: Sequence[int] | None, limits: Limits) -> Decoded:
+    """What `decoder` runs in its own process: bytes of a `kind` -> pixels, finite, and the channels asked for."""
     with _boundary(Reason.E_CORRUPT):
-        kind = _sniff(data)
         decoded = tiff.decode(data, frames, limits) if kind == "TIFF" else raster.decode(data, kind, frames, limits)
     with _boundary(Reason.E_INTERNAL):
-        suffix = Path(path).suffix.lower()
-        if suffix and suffix not in SUFFIXES[kind]:
-            decoded.notes.append(f"a {kind} file in spite of its name")
-        return _finish(decoded, channels, limits, hashlib.sha256(data).hexdigest())
+        return _finish(decoded, channels, limits)
 
 
 def intensity_range(pixels: Array, percentiles: tuple[float, float] = (0.1, 99.9)) -> tuple[tuple[float, float], ...]:
@@ -96,13 +109,17 @@ def to_uint8(pixels: Array, ranges: Sequence[tuple[float, float]]) -> Array:
     """(H, W, C) -> uint8 (H, W, C): low to 0, high to 255, clipped; a constant channel is 0, 8-bit data stays."""
     if pixels.dtype == np.uint8:
         return pixels
-    result = np.zeros(pixels.shape, np.uint8)
-    for channel, (low, high) in enumerate(ranges):
-        if low < high:
-            values = np.clip(pixels[..., channel].astype(np.float64), low, high)
-            values = (values / 2 - low / 2) / (high / 2 - low / 2)  # halved, so that a full float range fits
-            result[..., channel] = np.rint(values * 255)
-    return result
+
+    def mapped(block: Array) -> Array:
+        result = np.zeros(block.shape, np.uint8)
+        for channel, (low, high) in enumerate(ranges):
+            if low < high:
+                values = np.clip(block[..., channel].astype(np.float64), low, high)
+                values = (values / 2 - low / 2) / (high / 2 - low / 2)  # halved, so that a full float range fits
+                result[..., channel] = np.rint(values * 255)
+        return result
+
+    return by_rows(mapped, pixels)
 
 
 def pixel_hash(pixels: Array) -> str:
@@ -183,8 +200,8 @@ def _sniff(data: bytes) -> str:
     raise ImageError(Reason.E_NOT_IMAGE, f"{found}; expected TIFF, PNG, JPEG or the like, export it as OME-TIFF")
 
 
-def _finish(decoded: Decoded, channels: Sequence[int] | None, limits: Limits, sha256: str) -> Image:
-    """Pick channels, fill what is not finite, freeze."""
+def _finish(decoded: Decoded, channels: Sequence[int] | None, limits: Limits) -> Decoded:
+    """Pick channels, fill what is not finite."""
     pixels = decoded.pixels
     if channels is not None:
         if not channels or not all(0 <= channel < pixels.shape[-1] for channel in channels):
@@ -200,5 +217,4 @@ def _finish(decoded: Decoded, channels: Sequence[int] | None, limits: Limits, sh
             Reason.E_DTYPE,
             f"samples are {pixels.dtype}, expected 8- to 32-bit integers or floats; convert before export",
         )
-    notes = tuple(dict.fromkeys(decoded.notes))
-    return Image(np.ascontiguousarray(pixels), pixels.dtype.name, decoded.pixel_size_um, notes, sha256)
+    return replace(decoded, pixels=np.ascontiguousarray(pixels))

@@ -30,6 +30,11 @@ Batch = dict[str, Tensor]
 def pick_device(name: str, threads: int | None = None) -> torch.device:
     """`auto` is CUDA where there is one; also sets the threads. ConfigError for a CUDA that is not there."""
     torch.set_num_threads(threads or max(1, parallel.cores() - 1))
+    return device_named(name)
+
+
+def device_named(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. ConfigError for a CUDA that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu, or see cellvision doctor")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

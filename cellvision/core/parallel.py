@@ -74,6 +74,7 @@ def _with_one_thread(work: Callable[[Any], Result], task: Any) -> Result:
 
 def _start_worker() -> None:
     """The parent decides about Ctrl-C; a worker whose parent is gone must not go on holding a run directory."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that are imported later
     signals.install(interactive=False)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 

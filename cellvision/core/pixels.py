@@ -1,7 +1,7 @@
 """What the decoders share: reason codes, limits, and what turns decoded samples into (H, W, C) pixels."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from cellvision.core.errors import CellvisionError
 
 Array = NDArray[Any]
 Frames = Literal["auto", "first", "max", "mean"]
+SHORTEST_BLANK = 512  # bytes
+BLOCK = 1 << 20  # samples that are worked on at once where that needs wider numbers
 
 
 class Reason(StrEnum):
@@ -46,7 +48,7 @@ class ImageError(CellvisionError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may be; everything but the NaN fraction is checked on the header, before anything is decoded."""
+    """What a picture may be. All but the NaN fraction and the time are checked before anything is decoded."""
 
     max_megapixels: float = 64  # height x width of one plane
     max_nan_fraction: float = 0.05  # NaN or infinite samples; up to this they are filled with the local median
@@ -54,6 +56,12 @@ class Limits:
     max_file_mb: float = 4096  # bytes on disk, since a file is read whole
     max_decoded_mb: float = 2048  # height x width x channels x bytes per sample
     max_channels: int = 256
+    max_seconds: float = 8  # of processor time that decoding may take; and
+    max_seconds_per_mb: float = 2  # as many more for every MB on disk
+
+    def seconds(self, size: int) -> float:
+        """After how many seconds of processor time decoding `size` bytes is stopped."""
+        return self.max_seconds + self.max_seconds_per_mb * size / 1e6
 
 
 @dataclass
@@ -88,6 +96,12 @@ def check_size(height: int, width: int, limits: Limits, channels: int = 1, items
             f"{width} x {height} px x {channels} channels need {height * width * channels * itemsize / 1e6:.0f} MB,"
             f" the limit is {limits.max_decoded_mb:g} MB; export fewer channels or raise max_decoded_mb",
         )
+
+
+def note_blank(samples: bytes, notes: list[str]) -> None:
+    """Say where a run of zero bytes covers a sixteenth or more of uncompressed samples: lost in copying, or black."""
+    if bytes(max(SHORTEST_BLANK, len(samples) // 16)) in samples:
+        notes.append("a sixteenth or more of the picture is one run of zeros: black, or lost when the file was copied")
 
 
 def reduce_planes(planes: Iterable[Array], frames: Frames) -> Array:
@@ -140,18 +154,39 @@ def composite(pixels: Array, notes: list[str]) -> Array:
     clear = alpha < opaque
     if not clear.any():
         return np.ascontiguousarray(colour)
-    edge = np.zeros(alpha.shape, bool)
+    background = _border_colour(colour, clear)
+
+    def blend(block: Array) -> Array:
+        weight = np.clip(block[..., -1:] / np.float64(opaque), 0, 1)
+        mixed = weight * block[..., :-1] + (1 - weight) * background
+        mixed = (np.rint(mixed) if pixels.dtype.kind in "iu" else mixed).astype(pixels.dtype)
+        return np.where(block[..., -1:] < opaque, mixed, block[..., :-1])
+
+    notes.append(f"alpha is not opaque: {clear.sum()} pixels composited on the border colour")
+    return by_rows(blend, pixels)
+
+
+def _border_colour(colour: Array, clear: Array) -> Array:
+    """(H, W, C), (H, W) -> (C,) the commonest colour of the opaque border pixels, else of the opaque ones."""
+    edge = np.zeros(clear.shape, bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
     visible = next((where for where in (edge & ~clear, ~clear) if where.any()), None)
-    background = np.zeros(colour.shape[-1], colour.dtype)
-    if visible is not None:
-        colours, counts = np.unique(colour[visible], axis=0, return_counts=True)
-        background = colours[counts.argmax()]
-    weight = np.clip(alpha[clear][:, None] / np.float64(opaque), 0, 1)
-    blend = weight * colour[clear] + (1 - weight) * background
-    result = np.array(colour)
-    result[clear] = np.rint(blend) if pixels.dtype.kind in "iu" else blend
-    notes.append(f"alpha is not opaque: {clear.sum()} pixels composited on the border colour")
+    if visible is None:
+        return np.zeros(colour.shape[-1], colour.dtype)
+    shown = np.flatnonzero(visible)
+    shown = shown[:: max(1, len(shown) // BLOCK)]
+    colours, counts = np.unique(colour.reshape(-1, colour.shape[-1])[shown], axis=0, return_counts=True)
+    return colours[counts.argmax()]
+
+
+def by_rows(change: Callable[[Array], Array], pixels: Array) -> Array:
+    """`change` of (H, W, C), which treats every pixel alike, a block of rows at a time: its copies stay small."""
+    step = max(1, BLOCK // max(1, math.prod(pixels.shape[1:])))
+    first = change(pixels[:step])
+    result = np.empty((len(pixels), *first.shape[1:]), first.dtype)
+    result[:step] = first
+    for start in range(step, len(pixels), step):
+        result[start : start + step] = change(pixels[start : start + step])
     return result
 
 

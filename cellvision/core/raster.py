@@ -1,15 +1,16 @@
 """Decoder for PNG, JPEG, JPEG 2000, GIF, WebP, AVIF, BMP, PPM, QOI through Pillow (16-bit colour: imagecodecs)."""
 
+import contextlib
 import io
 import re
 import struct
 import threading
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from cellvision.core import containers, jpeg
 from cellvision.core.pixels import (
     Array,
     Decoded,
@@ -23,11 +24,9 @@ from cellvision.core.pixels import (
     reduce_planes,
 )
 
-MAX_METADATA = 1 << 20  # bytes, an inflated text chunk or colour profile larger than this is not metadata
 MAX_FRAMES = 10_000
 COARSEST_UM = 20.0  # a larger pixel comes from a print resolution (72 dpi = 353 um), not from a microscope
-PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"pHYs", b"eXIf", b"acTL", b"fcTL", b"fdAT")
-JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+MISSING_GREY = 128  # what a JPEG decoder paints where nothing is left to decode
 
 _open_lock = threading.Lock()
 
@@ -35,107 +34,31 @@ _open_lock = threading.Lock()
 def decode(data: bytes, kind: str, frames: Frames, limits: Limits) -> Decoded:
     """Bytes of a `kind` (a Pillow format name) -> (H, W, C) pixels; of an animation the first frame."""
     notes: list[str] = []
-    if kind == "PNG":
-        data = _png_checked(data, notes, limits)
-    elif kind == "JPEG":
-        data = _jpeg_checked(data, notes)
-    elif kind == "WEBP":
-        _webp_checked(data, limits)
+    data = containers.CHECKS[kind](data, limits, notes) if kind in containers.CHECKS else data
     picture = _open(data, kind, limits)
     width, height = picture.size
     check_size(height, width, limits, channels=4)
     pixels = _deep(data, kind, notes) if _is_deep(data, kind) else _pillow(picture, frames, notes)
     check_size(pixels.shape[0], pixels.shape[1], limits, pixels.shape[2], pixels.dtype.itemsize)
+    if not getattr(picture, "is_animated", False):
+        _check_use(data, kind, pixels, limits, notes)
     return Decoded(orient(pixels, _orientation(picture, notes), notes), _pixel_size(picture, notes), notes)
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) of the frame header of a JPEG stream, None where there is none."""
-    found = JPEG_MARKER.search(data, 2)
-    while found and found.end() + 7 <= len(data):
-        marker = found.group(1)[0]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, found.end() + 3)
-            return height, width
-        found = JPEG_MARKER.search(data, found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    return None
+def _check_use(data: bytes, kind: str, pixels: Array, limits: Limits, notes: list[str]) -> None:
+    """Decode again with more and with less coded data: a whole picture ignores what is added and needs what it has."""
 
+    def same(other: bytes) -> bool:
+        return np.array_equal(_pillow(_open(other, kind, limits), "first", []), pixels)
 
-def _png_checked(data: bytes, notes: list[str], limits: Limits) -> bytes:
-    """The PNG with every chunk's length and CRC checked, reduced to the chunks that carry pixels and their size."""
-    position, kept = 8, [data[:8]]
-    kind = b""
-    while kind != b"IEND":
-        if position + 12 > len(data):
-            raise ImageError(Reason.E_TRUNCATED, "the PNG ends before its last chunk (IEND); copy the file again")
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if position == 8 and (kind != b"IHDR" or length != 13):
-            raise ImageError(Reason.E_CORRUPT, "the PNG does not begin with its header; copy the file again")
-        if length >= 1 << 31:
-            raise ImageError(Reason.E_CORRUPT, f"PNG chunk at byte {position} has no valid length; copy the file again")
-        if end > len(data):
-            raise ImageError(Reason.E_TRUNCATED, f"the PNG ends {end - len(data)} bytes too early; copy the file again")
-        chunk = memoryview(data)[position + 4 : end - 4]
-        if zlib.crc32(chunk) != struct.unpack_from(">I", data, end - 4)[0]:
-            raise ImageError(Reason.E_CORRUPT, f"PNG chunk at byte {position} fails its checksum; copy the file again")
-        if position == 8:
-            width, height = struct.unpack_from(">II", data, 16)
-            check_size(height, width, limits)
-        if kind in PIXEL_CHUNKS:
-            kept.append(data[position:end])
-        elif kind in (b"zTXt", b"iCCP", b"iTXt") and not _is_modest(bytes(chunk[4:])):
-            notes.append(f"unreadable metadata ({kind.decode()}) ignored")
-        position = end
-    if position < len(data):
-        notes.append(f"{len(data) - position} bytes after the end of the picture ignored")
-    return b"".join(kept)
-
-
-def _is_modest(chunk: bytes) -> bool:
-    """Whether the compressed part of a text or profile chunk inflates, to at most MAX_METADATA bytes."""
-    _, _, rest = chunk.partition(b"\0")
-    start = rest.find(b"\x78")  # every zlib stream that PNG allows begins with this byte, after a few flags
-    if start < 0 or start > 64:
-        return True
-    inflate = zlib.decompressobj()
-    try:
-        inflate.decompress(rest[start:], MAX_METADATA)
-    except zlib.error:
-        return False
-    return not inflate.unconsumed_tail
-
-
-def _jpeg_checked(data: bytes, notes: list[str]) -> bytes:
-    """The JPEG up to its end marker. A decoder would invent the missing part, so the marker is looked for here."""
-    position = 2
-    while True:
-        found = JPEG_MARKER.search(data, position)
-        if found is None:
-            raise ImageError(Reason.E_TRUNCATED, "the JPEG ends before its end marker; copy the file again")
-        marker, position = found.group(1)[0], found.end()
-        if marker == 0xD9:
-            break
-        if marker != 0x01:  # every other marker has a body, whose length stands first
-            position += int.from_bytes(data[position : position + 2], "big")
-    if position < len(data):
-        notes.append(f"{len(data) - position} bytes after the end of the picture ignored")
-    return data[:position]
-
-
-def _webp_checked(data: bytes, limits: Limits) -> None:
-    """Length and canvas of a WebP: its decoder takes memory for the canvas before anybody can ask for the size."""
-    if len(data) < 30 or struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
-        raise ImageError(Reason.E_TRUNCATED, "the WebP is shorter than its header says; copy the file again")
-    if data[12:16] == b"VP8X":
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
-    elif data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    else:
-        width, height = (value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
-    check_size(height, width, limits)
+    if kind == "JPEG" and not same(jpeg.with_more(data)):
+        raise ImageError(Reason.E_TRUNCATED, "a part of the JPEG's picture is missing; copy the file again")
+    less = {"JPEG": jpeg.with_less, "WEBP": containers.webp_with_less}.get(kind, lambda data: None)(data)
+    if less is None or (pixels[-8:, -8:] == MISSING_GREY).all():
+        return
+    with contextlib.suppress(OSError, ImageError):  # as it should be
+        if same(less):
+            notes.append(f"the {kind} holds more than its picture shows: it is damaged, or its size is wrong")
 
 
 def _open(data: bytes, kind: str, limits: Limits) -> Any:

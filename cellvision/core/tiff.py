@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cellvision.core import jpeg
 from cellvision.core.pixels import (
     Array,
     Decoded,
@@ -16,12 +17,14 @@ from cellvision.core.pixels import (
     ImageError,
     Limits,
     Reason,
+    by_rows,
     check_size,
     composite,
+    note_blank,
     orient,
     reduce_planes,
 )
-from cellvision.core.raster import COARSEST_UM, jpeg_size
+from cellvision.core.raster import COARSEST_UM
 
 MAX_IFDS = 100_000  # pages
 MAX_PLANES = 1_000_000  # what OME metadata may declare; the parser builds a list as long as that
@@ -33,6 +36,7 @@ UNIT_UM = {
 }
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 LAST_STANDARD_TAG = 532
+UNBOUNDED = (5, 32773)  # LZW and PackBits: what a strip holds too much is dropped without a word
 IMAGEJ_TAGS = (50838, 50839)
 DECLARED = re.compile(r'\b(?:NumPlanes|PlaneCount|IFD|First[ZCT]|Size[ZCT])="(-?\d+)"')
 ALONG = re.compile(r"<[^>]*Along[ZCT]\b[^>]*>")
@@ -99,6 +103,8 @@ def _check_values(entries: bytes, layout: str, size: int) -> None:
     """Raise where a value of a standard tag lies beyond the file: without its metadata a stack would be misread."""
     inline = struct.calcsize("=" + layout[-1])
     for tag, kind, count, at in struct.iter_unpack(layout, entries):
+        if tag <= LAST_STANDARD_TAG and kind not in TYPE_BYTES:
+            raise ImageError(Reason.E_CORRUPT, f"TIFF tag {tag} has no type that exists; copy the file again")
         needed = count * TYPE_BYTES.get(kind, 0)
         if (tag <= LAST_STANDARD_TAG or tag in IMAGEJ_TAGS) and needed > inline and at + needed > size:
             raise ImageError(Reason.E_TRUNCATED, f"the value of TIFF tag {tag} lies beyond the file; copy it again")
@@ -144,7 +150,7 @@ class _Planes:
     """Planes of a series by index into its axes other than Y, X and S; read one by one where the file allows."""
 
     def __init__(self, data: bytes, headers: int, series: Any, page: Any, limits: Limits, notes: list[str]) -> None:
-        self.series, self.page, self.notes = series, page, notes
+        self.data, self.series, self.page, self.notes = data, series, page, notes
         self.whole: Array | None = None
         sizes = dict(zip(series.axes, series.shape, strict=True))
         self.plane_shape = (sizes["Y"], sizes["X"], sizes.get("S", 1))
@@ -161,6 +167,8 @@ class _Planes:
             if item.shape != page.shape or item.dtype != page.dtype or math.prod(page.shaped) != math.prod(page.shape):
                 raise ImageError(Reason.E_CORRUPT, "pages of one TIFF series differ in size or type; export it again")
             _check_segments(data, item, page)
+        if len(series) <= headers:
+            _note_surplus(data, pages[-1], page, notes)
         if self.pages is None:
             needed = math.prod(series.shape) * series.dtype.itemsize
             if series.dataoffset is not None and series.dataoffset + needed > len(data):
@@ -185,6 +193,8 @@ class _Planes:
         else:
             flat = int(np.ravel_multi_index(index, self.shape)) if self.shape else 0
             plane = self.pages[flat].asarray()
+            if int(self.page.compression) == 7:
+                self.check_jpeg(self.pages[flat])
             if "S" in self.page.axes and self.page.axes.index("S") == 0:
                 plane = np.moveaxis(plane, 0, -1)
         plane = plane if plane.ndim == 3 else plane[..., None]
@@ -194,11 +204,22 @@ class _Planes:
             )
         return _plain(plane, self.page, self.notes)
 
+    def check_jpeg(self, page: Any) -> None:
+        """Decode every segment again with more coded data, which change nothing where it is whole."""
+        for index, (at, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
+            segment = self.data[at : at + count]
+            own, more = (
+                self.page.decode(part, index, jpegtables=self.page.jpegtables)[0]
+                for part in (segment, jpeg.with_more(segment))
+            )
+            if not np.array_equal(own, more):
+                raise ImageError(Reason.E_TRUNCATED, "a part of a JPEG tile is missing; copy the file again")
+
 
 def _check_segments(data: bytes, item: Any, page: Any) -> None:
     """Every strip or tile must lie inside the file, hold enough bytes, and not inflate beyond the page."""
     offsets, counts = item.dataoffsets, item.databytecounts
-    if not offsets or len(offsets) != len(counts) or 0 in (*offsets, *counts):
+    if len(offsets) < math.prod(page.chunked) or len(offsets) != len(counts) or 0 in (*offsets, *counts):
         raise ImageError(Reason.E_CORRUPT, "strips or tiles of a TIFF page are missing; export it again")
     if any(at + n > len(data) for at, n in zip(offsets, counts, strict=True)):
         raise ImageError(Reason.E_TRUNCATED, "TIFF pixels lie beyond the end of the file; copy it again")
@@ -207,9 +228,29 @@ def _check_segments(data: bytes, item: Any, page: Any) -> None:
     if int(page.compression) in (6, 7):
         allowed = max(page.imagelength, page.tilelength) + 64, max(page.imagewidth, page.tilewidth) + 64
         for at, n in zip(offsets, counts, strict=True):
-            size = jpeg_size(data[at : at + n])
+            if int(page.compression) == 7:
+                jpeg.checked(data[at : at + n], [])
+            size = jpeg.size(data[at : at + n])
             if size is None or size[0] > allowed[0] or size[1] > allowed[1]:
                 raise ImageError(Reason.E_CORRUPT, f"a JPEG tile of {size} px lies in a smaller page; export it again")
+
+
+def _note_surplus(data: bytes, item: Any, page: Any, notes: list[str]) -> None:
+    """Say where a page stores more than its header shows, or long runs of 0."""
+    import tifffile
+
+    offsets, counts = item.dataoffsets, item.databytecounts
+    row = (math.prod(page.chunks[1:]) * page.bitspersample + 7) // 8
+    stored = page.chunks[0] * row  # bytes of one whole strip or tile
+    surplus = len(offsets) > math.prod(page.chunked)
+    if int(page.compression) == 1:
+        surplus |= sum(counts) >= len(counts) * stored + row
+        note_blank(data[min(offsets) : max(at + n for at, n in zip(offsets, counts, strict=True))], notes)
+    elif int(page.compression) in UNBOUNDED:
+        last = data[offsets[-1] : offsets[-1] + counts[-1]]
+        surplus |= len(tifffile.TIFF.DECOMPRESSORS[page.compression](last, out=stored + row)) > stored
+    if surplus:
+        notes.append("the TIFF holds more than its picture shows: it is damaged, or its size is wrong")
 
 
 def _plain(plane: Array, page: Any, notes: list[str]) -> Array:
@@ -222,21 +263,27 @@ def _plain(plane: Array, page: Any, notes: list[str]) -> Array:
         plane, bits = plane.astype(np.uint8) * 255, 8
     elif plane.dtype == np.uint8 and bits < 8 and photometric in (0, 1):
         notes.append(f"{bits}-bit samples stretched to 8 bits")
-        plane, bits = np.rint(plane * (255 / (2**bits - 1))).astype(np.uint8), 8
+        stretch = 255 / (2**bits - 1)
+        plane, bits = by_rows(lambda block: np.rint(block * stretch).astype(np.uint8), plane), 8
     elif plane.dtype == np.float16:
         plane = plane.astype(np.float32)
     if photometric == 0:
         notes.append("white-is-zero samples inverted")
-        plane = _inverted(plane, bits)
+        plane = by_rows(lambda block: _inverted(block, bits), plane)
     extra = [int(kind) for kind in page.extrasamples]
     if photometric == 5 and plane.shape[-1] >= 4 and plane.dtype.kind == "u":
         notes.append("CMYK converted to RGB")
-        full = np.float64(2**bits - 1)
-        ink = plane[..., :4].astype(np.float64)
-        return np.rint((full - ink[..., :3]) * (full - ink[..., 3:]) / full).astype(plane.dtype)
+        return by_rows(lambda block: _from_ink(block, bits), plane)
     if extra and extra[-1] in (1, 2) and len(extra) == 1 and plane.shape[-1] in (2, 4):
         return composite(plane, notes)
     return plane
+
+
+def _from_ink(plane: Array, bits: int) -> Array:
+    """(H, W, 4 or more) cyan, magenta, yellow and black -> (H, W, 3) RGB."""
+    full = np.float64(2**bits - 1)
+    ink = plane[..., :4].astype(np.float64)
+    return np.rint((full - ink[..., :3]) * (full - ink[..., 3:]) / full).astype(plane.dtype)
 
 
 def _inverted(plane: Array, bits: int) -> Array:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from pathlib import Path
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +19,38 @@ SEGMENTERS = Registry(
     "segmenter",
     {
         "threshold": "cellvision.segmenters.threshold:Threshold",
+        "nano": "cellvision.segmenters.nano:Nano",
         "cellpose": "cellvision.segmenters.cellpose:Cellpose",
     },
 )
-SegmenterConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(SEGMENTERS.config)]
+AUTO = "auto"
+WHY = {
+    "nano": "a small Cellpose network that comes with the package; the default without a GPU and official weights",
+    "cellpose": "Cellpose-SAM; the default on a GPU with its weights",
+    "threshold": "classical, nothing learned",
+}
+
+
+def chosen(value: Any) -> PluginConfig:
+    """A segmenter's config; `auto`, or options without a name, is Cellpose-SAM on a GPU with its weights, else nano."""
+    if value == AUTO:
+        value = {}
+    if isinstance(value, Mapping) and value.get("name", AUTO) == AUTO:
+        value = {**value, "name": "cellpose" if cellpose_at_hand() else "nano"}
+    return SEGMENTERS.config(value)
+
+
+def cellpose_at_hand() -> bool:
+    """The official weights are here, and a GPU to run them on."""
+    folder = Path(os.environ.get("CELLPOSE_LOCAL_MODELS_PATH") or "~/.cellpose/models").expanduser()
+    if not (folder / "cpsam_v2").is_file():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+SegmenterConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(chosen)]
 
 
 @dataclass(frozen=True)
@@ -43,3 +74,13 @@ class Segmenter(Protocol):
     def identity(self) -> str:
         """What the masks depend on beside the config: the weights' hash, the method."""
         ...
+
+
+def in_raster_order(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The same regions numbered 1..n by their first pixel in reading order, and the old label of each new one, (n,)."""
+    names, first = np.unique(labels, return_index=True)
+    names, first = names[names > 0], first[names > 0]
+    order = names[np.argsort(first)]
+    table = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+    table[order] = np.arange(1, len(order) + 1)
+    return table[labels], order.astype(np.int64)

@@ -29,8 +29,7 @@ from cellvision.core import files
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.loop import pick_device
-from cellvision.segmenters import Segmentation
-from cellvision.segmenters.threshold import in_raster_order
+from cellvision.segmenters import Segmentation, in_raster_order
 
 REVISION = "1"  # raised when masks change
 OFFICIAL = ("cpsam_v2", "cpsam")  # those of Cellpose 4 that need no further library
@@ -80,7 +79,7 @@ class Cellpose:
                 rgb, channel_axis=-1, batch_size=cfg.batch, diameter=cfg.diameter, flow_threshold=cfg.flow_threshold,
                 cellprob_threshold=cfg.cellprob_threshold, min_size=cfg.min_size, max_size_fraction=cfg.largest,
             )  # fmt: skip
-            labels = in_raster_order(masks.astype(np.int32))
+            labels, _ = in_raster_order(masks.astype(np.int32))
             return Segmentation(labels, describe(labels, flows[1], flows[2], self.device))
 
     def identity(self) -> str:
@@ -150,8 +149,8 @@ def find_weights(text: str) -> Path:
         if path.is_file():
             return path
         raise ConfigError(
-            f"no Cellpose weights at {path}, and nothing is downloaded: put the file {text} of {SOURCE} there, "
-            "or give it with --weights FILE; --segmenter threshold needs no weights"
+            f"no Cellpose weights at {path}, and nothing is downloaded unasked: run cellvision fetch {text}, "
+            f"or put the file {text} of {SOURCE} there, or give it with --weights FILE; --segmenter nano brings its own"
         )
     path = Path(text).expanduser()
     if path.is_file():

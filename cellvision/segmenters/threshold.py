@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.segmenters import Segmentation
+from cellvision.segmenters import Segmentation, in_raster_order
 
 Plane = NDArray[np.float32]  # (H, W)
 Mask = NDArray[np.bool_]  # (H, W)
@@ -53,7 +53,7 @@ class Threshold:
         if scene is None:
             return Segmentation(np.zeros(pixels.shape[:2], np.int32), {}, ("no cells: the image has no contrast",))
         labels, diameter = (lumina if scene.look == "walls" else blobs)(scene, self.cfg.diameter)
-        labels = in_raster_order(drop_specks(labels, self.cfg.smallest * area_of(diameter)))
+        labels, _ = in_raster_order(drop_specks(labels, self.cfg.smallest * area_of(diameter)))
         notes = (f"look: {scene.look}", f"typical diameter: {diameter:.1f} px")
         return Segmentation(labels, describe(labels, scene), notes)
 
@@ -590,15 +590,6 @@ def drop_specks(labels: Labels, smallest_px: float) -> Labels:
         if largest and stats[largest, 4] >= max(smallest_px, area_of(MIN_DIAMETER)):
             kept[box][pieces == largest] = label
     return kept
-
-
-def in_raster_order(labels: Labels) -> Labels:
-    """The same regions numbered 1..n by their first pixel in reading order."""
-    names, first = np.unique(labels, return_index=True)
-    cells = names > 0
-    table = np.zeros(int(labels.max()) + 1, np.int32)
-    table[names[cells][np.argsort(first[cells])]] = np.arange(1, cells.sum() + 1)
-    return table[labels]
 
 
 def describe(labels: Labels, scene: Scene) -> dict[str, NDArray[np.float32]]:

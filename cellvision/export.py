@@ -1,0 +1,311 @@
+"""Command: a run's cells for other programs: QuPath GeoJSON, CellProfiler tables, label maps for Fiji and Cellpose.
+
+Reads images.parquet, cells.parquet and masks/ of a segment run (or of the one inside a predict or study run), and, for
+intensities, the raw images. Cells that --drop left out of the table are left out here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import cellprofiler, files, interchange, masks, parallel
+from cellvision.core.config import StageConfig, option, read_yaml
+from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.core.images import ImageError, Limits, read_image
+from cellvision.core.progress import say, track
+from cellvision.core.rundir import content_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POSITIONAL = "run"
+RECORD = "export.json"
+LONGEST = 200  # bytes of a file's name, from which on the image_id is used instead
+OUTSIDE = (
+    "item_id",
+    "source_id",
+    "source_hash",
+    "path",
+    "crop_shard",
+    "crop_row",
+    "mask_label",
+)  # of GeoJSON: no measurements
+MEASURED = (
+    "y",
+    "x",
+    "y0",
+    "x0",
+    "y1",
+    "x1",
+    "area_px",
+    "solidity",
+    "crop_shard",
+    "crop_row",
+    "classification",
+)  # in Cells.csv
+PROBABILITY = "p_"  # columns of predictions.parquet
+
+
+class Config(StageConfig):
+    """Options of `export`."""
+
+    run: Path = option(..., "a segment, predict or study run")
+    to: Literal["geojson", "cellprofiler", "labels"] = option(
+        ..., "geojson (QuPath), cellprofiler (CSV of measurements) or labels (TIFF)"
+    )
+    raw: Path | None = option(None, "where the images lie now, for intensities; else where they lay")
+    predictions: Path | None = option(None, "a finetune or predict run, or a table with item_id and predicted")
+    classify_by: str | None = option(None, "column shown as the class in QuPath; else annotation, then prediction")
+    object_type: Literal["detection", "cell", "annotation"] = option(
+        "detection", "what QuPath takes a cell for; only annotations can be edited there"
+    )
+    naming: Literal["raw", "cellpose"] = option("raw", "label maps as <name>.tif or <name>_cp_masks.tif")
+    channel_names: tuple[str, ...] = option((), "names of the channels, for the columns of intensities")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image on its way out; small enough to be sent to a worker."""
+
+    cfg: Config
+    image: dict[str, Any]  # its row of images.parquet
+    number: int  # from 1, in the order of the paths
+    target: Path  # what is written, without suffix
+    mask: Path
+    source: Path | None  # the image file, where intensities are wanted
+    read: dict[str, Any]  # how it was read
+    channels: tuple[str, ...]
+    cells: pd.DataFrame
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Write one kind of export into `out`, image by image."""
+    where = segment_run(cfg.run)
+    claim(out, cfg, where)
+    jobs, total = plan(cfg, where, out)
+    workers = parallel.cores() if cfg.workers is None else cfg.workers
+    results = track(parallel.ordered_map(export_one, jobs, min(workers, total)), "export", total)
+    if cfg.to == "cellprofiler":
+        cells, notes = write_tables(results, out)
+    else:
+        found = list(results)
+        cells, notes = sum(count for count, _ in found), [note for _, note in found if note]
+    record = {"to": cfg.to, "content": content_of(where), "images": total, "cells": cells}
+    files.write_json(out / RECORD, record)
+    say(f"export: {cells} cells of {total} images as {cfg.to} -> {out}")
+    for note in notes[:3]:
+        say(f"export: {note}")
+    if len(notes) > 3:
+        say(f"export: and {len(notes) - 3} more images of that kind")
+
+
+# -- what goes out ------------------------------------------------------------------------------------------------
+
+
+def segment_run(path: Path) -> Path:
+    """The segment run that `path` is or holds, which must have label maps."""
+    if not (path / "run.json").is_file():
+        raise ConfigError(f"{path} is no run directory (it has no run.json)")
+    inside = [path, *(folder.parent for folder in sorted(path.glob("runs/*/run.json")))]
+    found = [folder for folder in inside if files.read_json(folder / "run.json")["stage"] == "segment"]
+    if not found:
+        raise ConfigError(f"{path} holds no segmented cells; give the segment run whose --out you chose")
+    content_of(found[0])
+    if not (found[0] / "masks").is_dir():
+        raise ConfigError(f"{found[0]} was made from ready crops and has no label maps to export")
+    return found[0]
+
+
+def claim(out: Path, cfg: Config, where: Path) -> None:
+    """A new or empty folder, or one with the same export; anything else is refused."""
+    made = files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
+    same = made.get("to") == cfg.to and made.get("content") == content_of(where)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not same:
+        raise ConfigError(f"{out} is not empty and holds no {cfg.to} export of this run; give a new or empty --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
+    """A job for every image that was read, and their number."""
+    import pandas as pd
+
+    images = pd.read_parquet(where / "images.parquet").sort_values("path")
+    images = images[images["status"] == "ok"]
+    cells = with_classes(cfg, where, pd.read_parquet(where / "cells.parquet"))
+    made = read_yaml(where / "config.yaml")
+    raw = cfg.raw or (Path(made["raw"]) if made.get("raw") else None)
+    if cfg.raw is not None and not cfg.raw.is_dir():
+        raise ConfigError(f"no folder of images at {cfg.raw}")
+    channels = named_channels(cfg, files.read_json(where / "geometry.json")["channels"])
+    by_image = cells.groupby("source_id")
+    names = dict(zip(images["image_id"], targets(images), strict=True))
+    root = out.resolve()
+    if any(root not in (root / name).resolve().parents for name in names.values()):
+        raise UnsafeInput(f"{where / 'images.parquet'} names files outside of {out}")
+
+    def jobs() -> Iterator[Job]:
+        for number, image in enumerate(images.to_dict("records"), 1):
+            key = image["image_id"]
+            own = by_image.get_group(key) if key in by_image.groups else cells.iloc[:0]
+            source = raw / image["path"] if raw and cfg.to == "cellprofiler" else None
+            mask = where / "masks" / f"{key}.tif"
+            yield Job(cfg, image, number, out / names[key], mask, source, made.get("read") or {}, channels, own)
+
+    return jobs(), len(images)
+
+
+def targets(images: pd.DataFrame) -> list[str]:
+    """Where each image's file goes: its path without suffix; with it where two would meet; by id where long."""
+    short = [path.rpartition(".")[0] if "." in path.rpartition("/")[2][1:] else path for path in images["path"]]
+    count = Counter(name.casefold() for name in short)
+    chosen = [name if count[name.casefold()] == 1 else path for name, path in zip(short, images["path"], strict=True)]
+    return [
+        name if max(len(part.encode()) for part in name.split("/")) <= LONGEST else f"{group or '.'}/{image_id}"
+        for name, group, image_id in zip(chosen, images["group"], images["image_id"], strict=True)
+    ]
+
+
+def with_classes(cfg: Config, where: Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells with `prediction` and the probabilities where there are predictions, and `classification` for QuPath."""
+    import pandas as pd
+
+    path = cfg.predictions or (cfg.run if cfg.run != where and (cfg.run / "predictions.parquet").is_file() else None)
+    if path is not None:
+        path = path / "predictions.parquet" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"no predictions at {path}")
+        found = pd.read_parquet(path)
+        if not {"item_id", "predicted"} <= set(found) or found["item_id"].duplicated().any():
+            raise ConfigError(f"{path} needs the columns item_id, each once, and predicted")
+        kept = ["item_id", "predicted", *(name for name in found if name.startswith(PROBABILITY))]
+        cells = cells.merge(found[kept].rename(columns={"predicted": "prediction"}), on="item_id", how="left")
+        known = int(cells["prediction"].notna().sum())
+        if not known:
+            raise ConfigError(f"{path} knows none of these cells; give predictions of this run")
+        if known < len(cells):
+            say(f"export: {len(cells) - known} of {len(cells)} cells have no prediction")
+    if cfg.classify_by is not None and cfg.classify_by not in cells:
+        raise ConfigError(f"no column {cfg.classify_by!r}; columns: {', '.join(cells)}")
+    best = cells[cfg.classify_by] if cfg.classify_by else cells["annotation"].astype(object)
+    if cfg.classify_by is None and "prediction" in cells:
+        best = best.where(best.notna(), cells["prediction"])
+    return cells.assign(classification=best)
+
+
+def named_channels(cfg: Config, count: int) -> tuple[str, ...]:
+    if cfg.channel_names and len(cfg.channel_names) != count:
+        raise ConfigError(f"--channel-names wants {count} names, one for each channel; got {len(cfg.channel_names)}")
+    return cfg.channel_names or cellprofiler.channel_names(count)
+
+
+# -- one image ----------------------------------------------------------------------------------------------------
+
+
+def export_one(job: Job) -> tuple[Any, str]:
+    """-> how many cells were written, or their rows, and a note."""
+    labels = kept_labels(job)
+    target = job.target
+    if job.cfg.to == "cellprofiler":
+        return measured(job, labels)
+    if job.cfg.to == "labels":
+        ending = "_cp_masks" if job.cfg.naming == "cellpose" else ""
+        masks.write(target.with_name(f"{target.name}{ending}.tif"), labels)
+        return len(job.cells), ""
+    numbers = [name for name in job.cells if name not in OUTSIDE and job.cells[name].dtype.kind in "biuf"]
+    texts = [name for name in job.cells if name not in (*numbers, *OUTSIDE, "classification")]
+    found = interchange.features(labels, job.cells, job.cfg.object_type, numbers, texts)
+    about = {name: job.image[name] for name in ("path", "group", "pixel_size_um", "sha256")}
+    about |= dict(zip(("height", "width"), labels.shape, strict=True))
+    return interchange.write_geojson(target.with_name(f"{target.name}.geojson"), found, about), ""
+
+
+def kept_labels(job: Job) -> NDArray[np.int32]:
+    """The label map with the cells of the table alone."""
+    labels = masks.read(job.mask)
+    kept = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+    own = job.cells["mask_label"].to_numpy(np.int64)
+    kept[own] = own
+    return kept[labels]
+
+
+# -- CellProfiler -------------------------------------------------------------------------------------------------
+
+
+def measured(job: Job, labels: NDArray[np.int32]) -> tuple[tuple[pd.DataFrame, pd.DataFrame], str]:
+    """(the image's row of Image.csv, its cells' rows of Cells.csv), and a note where intensities are missing."""
+    import pandas as pd
+
+    shapes = cellprofiler.shape_and_place(labels)
+    cells = job.cells.set_index("mask_label").loc[shapes.index]
+    pixels, note = pixels_of(job, labels.shape)
+    if pixels is None:
+        names = [f"Intensity_{what}_{name}" for name in job.channels for what in cellprofiler.INTENSITY]
+        bright = pd.DataFrame(np.nan, shapes.index, names)
+    else:
+        bright = cellprofiler.intensities(labels, pixels, job.channels)
+    numbers = pd.DataFrame({"ImageNumber": job.number, "ObjectNumber": shapes.index}, shapes.index)
+    described = cells[[name for name in cells if name not in MEASURED]].add_prefix("Metadata_")
+    told = {name: job.image[name] for name in ("image_id", "path", "group", "pixel_size_um")}
+    folder, _, file = job.image["path"].rpartition("/")
+    image = {
+        "ImageNumber": job.number, "Count_Cells": len(cells), "FileName_Image": file, "PathName_Image": folder,
+        "Height_Image": labels.shape[0], "Width_Image": labels.shape[1],
+        **{f"Metadata_{name}": value for name, value in told.items()},
+    }  # fmt: skip
+    table = pd.concat([numbers, described, shapes, bright.sort_index(axis=1)], axis=1)
+    return (pd.DataFrame([image]), table), note
+
+
+def pixels_of(job: Job, shape: tuple[int, ...]) -> tuple[NDArray[Any] | None, str]:
+    """(H, W, C) in the depth of the file, as the run read it; None and why where that cannot be had."""
+    path = job.image["path"]
+    if job.source is None or not job.source.is_file():
+        return None, f"no intensities for {path!r}: the image is not at {job.source}; say where with --raw"
+    chosen = {name: job.read[name] for name in ("frames", "channels") if job.read.get(name)}
+    try:
+        image = read_image(job.source, limits=Limits(max_megapixels=job.read.get("max_megapixels", 64)), **chosen)
+    except ImageError as error:
+        return None, f"no intensities for {path!r}: {error}"
+    if image.sha256 != job.image["sha256"] or image.pixels.shape[:2] != shape:
+        return None, f"no intensities for {path!r}: the file is not the one that was segmented"
+    if image.pixels.shape[2] == 1 < len(job.channels):
+        return np.repeat(image.pixels, len(job.channels), axis=2), ""
+    return image.pixels, ""
+
+
+def write_tables(results: Iterator[tuple[Any, str]], out: Path) -> tuple[int, list[str]]:
+    """Image.csv and Cells.csv, grown image by image; -> how many cells, and the notes."""
+    notes, cells = [], 0
+    with (
+        files.atomic(out / "Image.csv") as image_file, files.atomic(out / "Cells.csv") as cells_file,
+        image_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as image_csv,
+        cells_file.open("w", encoding="utf-8", errors="backslashreplace", newline="") as cells_csv,
+    ):  # fmt: skip
+        for number, ((image, table), note) in enumerate(results):
+            append(image_csv, image, header=number == 0)
+            append(cells_csv, table, header=number == 0)
+            cells += len(table)
+            notes += [note] if note else []
+    return cells, notes
+
+
+def append(handle: Any, table: pd.DataFrame, *, header: bool) -> None:
+    """Rows of a CSV that no spreadsheet runs as formulas."""
+    safe = table.set_axis([files.inert(name) for name in table], axis=1)
+    for name in safe.columns[[kind.kind not in "biuf" for kind in safe.dtypes]]:
+        safe[name] = [files.inert(value) for value in safe[name]]
+    safe.to_csv(handle, header=header, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("export"))

@@ -1,0 +1,124 @@
+"""Command: fetch official weights, once and on demand, checked against a hash that stands here.
+
+Nothing else in the project downloads. A part that was interrupted is gone on with; a file gets its name only when every
+byte is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cellvision.core import files
+from cellvision.core.config import StageModel, option
+from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
+from cellvision.core.progress import say, track
+
+POSITIONAL = "name"
+HAS_OUT = False
+BLOCK = 1 << 22  # bytes read at once
+TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file that may be fetched: where it is, and what it must be."""
+
+    url: str
+    sha256: str
+    size: int  # bytes
+    licence: str
+
+
+SOURCE = "https://huggingface.co/mouseland/cellpose-sam/resolve/main"
+OFFICIAL = {
+    "cpsam_v2": Weights(
+        f"{SOURCE}/cpsam_v2", "0f1cc3f7ecdd8a037a57c6c48d9d8921391be4cbce3fa9f13c3e3a2e1253c667", 1_233_586_851,
+        "CC BY-NC 4.0",
+    ),
+    "cpsam": Weights(
+        f"{SOURCE}/cpsam", "e1440429eb384f95afe32bcba6510f90d518eaedc917ede549bed6804004abe2", 1_233_587_898,
+        "CC BY-NC 4.0",
+    ),
+}  # fmt: skip
+
+
+class Config(StageModel):
+    """Options of `fetch`."""
+
+    name: str = option(..., f"one of {', '.join(OFFICIAL)}")
+    folder: Path | None = option(None, "where to put it; Cellpose's own folder when absent")
+    short: ClassVar[dict[str, str]] = {}
+
+
+def run(cfg: Config) -> Path:
+    """Fetch the file, or find that it is there; -> its path."""
+    if cfg.name not in OFFICIAL:
+        raise ConfigError(f"no weights named {cfg.name!r}; known: {', '.join(OFFICIAL)}")
+    weights = OFFICIAL[cfg.name]
+    path = (cfg.folder or models_folder()) / cfg.name
+    if path.is_file() and path.stat().st_size == weights.size and files.sha256_file(path) == weights.sha256:
+        say(f"fetch: {path} is there and sound")
+        return path
+    say(f"fetch: {cfg.name}, {weights.size / 1e9:.2f} GB, licence {weights.licence}")
+    download(weights, path, urllib.request.urlopen)
+    say(f"fetch: {path}")
+    return path
+
+
+def models_folder() -> Path:
+    """Where Cellpose keeps its models."""
+    return Path(os.environ.get("CELLPOSE_LOCAL_MODELS_PATH") or "~/.cellpose/models").expanduser()
+
+
+def download(weights: Weights, path: Path, opener: Callable[..., Any]) -> None:
+    """Fetch into `path`.part and rename. CellvisionError without a network, UnsafeInput when the content is another."""
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    if have < weights.size:
+        request = urllib.request.Request(weights.url, headers={"Range": f"bytes={have}-"} if have else {})
+        try:
+            with opener(request, timeout=TIMEOUT_S) as answer:
+                if not answer.geturl().startswith("https://"):
+                    raise UnsafeInput(
+                        f"{weights.url} was redirected to a connection without encryption; nothing fetched"
+                    )
+                resumed = have and answer.status == 206
+                left = weights.size - (have if resumed else 0)
+                with part.open("ab" if resumed else "wb") as handle:
+                    for _ in track(range((left + BLOCK - 1) // BLOCK), "fetch", (left + BLOCK - 1) // BLOCK):
+                        handle.write(answer.read(BLOCK))
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
+            raise CellvisionError(
+                f"{weights.url} could not be fetched ({reason}); repeat the command to go on, or copy it to {path}"
+            ) from None
+    check(part, weights)
+    part.replace(path)
+
+
+def check(part: Path, weights: Weights) -> None:
+    """UnsafeInput, and the part is removed, unless it is exactly the file that is wanted."""
+    size = part.stat().st_size
+    if size < weights.size:
+        raise CellvisionError(f"{part} ended after {size} of {weights.size} bytes; run the command again to go on")
+    found = hashlib.sha256()
+    with part.open("rb") as handle:
+        while block := handle.read(BLOCK):
+            found.update(block)
+    if found.hexdigest() != weights.sha256:
+        part.unlink()
+        raise UnsafeInput(f"{weights.url} is not the file it should be (sha256 {found.hexdigest()}); it was not kept")
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("fetch"))

@@ -1,0 +1,211 @@
+"""Stage: corrected masks of one's own microscope -> a fine-tuned `nano`. Writes weights.safetensors, scores.parquet.
+
+A share of the images (whole units) is held out; average precision on them is measured before and after.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import files, parallel
+from cellvision.core.config import StageConfig, fingerprint, option
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.core.progress import say, track
+from cellvision.core.rng import derive, torch_seed
+from cellvision.core.rundir import RunDir
+from cellvision.core.schedule import LoopConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REVISION = 1
+
+
+class Config(StageConfig):
+    """Options of `train_segmenter`."""
+
+    raw: Path = option(..., "folder of images, with or without sub-folders", runtime=True)
+    truth: Path = option(..., "folder of their label maps (TIFF, PNG or GeoJSON), named like the images", runtime=True)
+    weights: Path | None = option(None, "network to start from; the embedded one when absent", runtime=True)
+    unit: str | None = option(
+        None, "regular expression on the image's path, its first group names what belongs together"
+    )
+    held_out: float = option(0.25, "share of the units that are only scored; 0 trains on everything", ge=0, lt=1)
+    loop: LoopConfig = option(
+        LoopConfig(steps=200, batch=8, lr=3e-4, weight_decay=0.02, ema=0.98), "length and rate", flag=False
+    )
+    short: ClassVar[dict[str, str]] = {name: f"loop.{name}" for name in ("steps", "batch", "lr")}
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Fine-tune on the training units, score the held-out ones before and after."""
+    from cellvision.core import loop
+    from cellvision.segmenters import nano, nano_network, nano_training
+
+    table = pairs_of(cfg)
+    start = cfg.weights or nano.WEIGHTS
+    inputs = {"images": fingerprint(table[["path", "sha256", "truth_sha256"]].to_numpy().tolist()),
+              "weights": files.sha256_file(start)}  # fmt: skip
+    with RunDir.claim(out, "train_segmenter", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            table["held_out"] = hold_out(table["unit"], cfg.held_out, cfg.seed)
+            device = loop.pick_device(cfg.device, cfg.threads)
+            before = score(table[table["held_out"]], start, cfg.device)
+            scenes, natives = pack(table[~table["held_out"]], out / "pack")
+            network = nano_network.load(start).to(device)
+            history = loop.train(
+                network,
+                nano_training.loss,
+                nano_training.Batches(scenes, natives, cfg.loop.batch, torch_seed(cfg.seed, "train_segmenter")),
+                cfg.loop,
+                seed=cfg.seed,
+                folder=out / "checkpoints",
+                what="train_segmenter",
+                workers=max(0, parallel.cores() - 1) if cfg.workers is None else cfg.workers,
+            )
+            weights = out / "weights.safetensors"
+            nano_network.save(weights, network, {"from": files.sha256_file(start), "steps": str(cfg.loop.steps)})
+            after = score(table[table["held_out"]], weights, cfg.device)
+            claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
+            loop.forget(out / "checkpoints")
+            loop.forget(out / "pack")
+        report_to_person(out)
+
+
+def pairs_of(cfg: Config) -> pd.DataFrame:
+    """One row an image that has a label map: path, file, truth, hashes, unit."""
+    import pandas as pd
+
+    from cellvision.core import labelscores
+    from cellvision.core.rawfolder import scan
+
+    if not cfg.raw.is_dir():
+        raise NoUsableInput(f"no folder at {cfg.raw}")
+    truth = labelscores.find(cfg.truth)
+    entries = [entry for entry in scan(cfg.raw) if entry.status == "ok"]
+    images = pd.DataFrame({"path": [entry.relative for entry in entries], "image_id": [e.image_id for e in entries]})
+    rows = []
+    for entry, maps in zip(entries, labelscores.assign(images, truth.maps) if len(images) else [], strict=True):
+        if len(maps) == 1:
+            row = {
+                "path": entry.relative,
+                "file": entry.path,
+                "truth": maps[0],
+                "unit": unit_of(entry.relative, cfg.unit),
+            }
+            rows.append(row | {"sha256": files.sha256_file(entry.path), "truth_sha256": files.sha256_file(maps[0])})
+    if not rows:
+        raise NoUsableInput(
+            f"none of the {len(entries)} images in {cfg.raw} has a label map of its name in {cfg.truth}"
+        )
+    table = pd.DataFrame(rows).sort_values("path", ignore_index=True)
+    table["unit"] = table.groupby("sha256")["unit"].transform("min")  # copies of an image stay together
+    return table
+
+
+def unit_of(path: str, pattern: str | None) -> str:
+    if pattern is None:
+        return path
+    try:
+        match = re.search(pattern, path)
+    except re.error as error:
+        raise ConfigError(f"--unit: {pattern!r} is no regular expression ({error})") from None
+    if match is None or not match.groups():
+        raise ConfigError(f"--unit: {pattern!r} finds no group in {path!r}")
+    return match.group(1)
+
+
+def hold_out(units: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
+    """(n,) which images are only scored: at least one unit, and at least one is left to train on."""
+    names = sorted(set(units), key=lambda name: derive(seed, "held out", name))
+    if not share:
+        return np.zeros(len(units), bool)
+    if len(names) < 2:
+        raise ConfigError("one unit cannot be trained on and held out; add images, or give --held-out 0 (no score)")
+    count = min(len(names) - 1, max(1, round(share * len(names))))
+    return np.isin(units, names[:count])
+
+
+def read(row: Any) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """An image, (H, W, 1 or 3) uint8 as `segment` sees it, and its labels 1..n without gaps."""
+    from cellvision.core import interchange
+    from cellvision.core.images import intensity_range, read_image, to_uint8
+
+    image = read_image(row.file).pixels
+    pixels = to_uint8(image, intensity_range(image))
+    pixels = pixels if pixels.shape[2] in (1, 3) else pixels.mean(2, keepdims=True).astype(np.uint8)
+    labels = interchange.read_labels(row.truth, pixels.shape[:2]).labels
+    return pixels, np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+
+
+def pack(table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
+    """The training images as scenes and native images, each image with the same weight."""
+    from cellvision.segmenters import nano_training
+
+    arrays = [read(row) for row in table.itertuples()]
+    arrays = [(pixels, labels) for pixels, labels in arrays if labels.any()]
+    if not arrays:
+        raise NoUsableInput("no label map of the training images holds a cell")
+    scenes = ((nano_training.scene_of(*pair), {"weight": 1.0}) for pair in arrays)
+    nano_training.pack(folder / "scenes", scenes)
+    natives = (
+        (image, {"weight": 1.0, "diameter": size}) for image, size in (nano_training.native_of(*p) for p in arrays)
+    )
+    nano_training.pack(folder / "natives", natives)
+    return nano_training.Scenes(folder / "scenes"), nano_training.Scenes(folder / "natives")
+
+
+def score(table: pd.DataFrame, weights: Path, device: str) -> list[dict[str, float]]:
+    """`overlap.score` of each image with these weights."""
+    from cellvision.core import overlap
+    from cellvision.segmenters import SEGMENTERS
+
+    segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=device)
+    found = []
+    for row in track(table.itertuples(), "train_segmenter: score", len(table)):
+        pixels, labels = read(row)
+        found.append(overlap.score(labels, segmenter.segment(pixels).masks))
+    return found
+
+
+def write_scores(
+    table: pd.DataFrame, before: list[dict[str, float]], after: list[dict[str, float]], out: Path
+) -> dict[str, Any]:
+    """scores.parquet, one row an image; -> the means over held-out images."""
+    import pandas as pd
+
+    from cellvision.core import overlap
+
+    held = table[table["held_out"]]
+    scores = [pd.DataFrame(some, index=held.index).add_suffix(f"_{when}") for some, when in
+              ((before, "before"), (after, "after"))]  # fmt: skip
+    shown = table[["path", "unit", "held_out"]].join(scores)
+    files.write_parquet(out / "scores.parquet", shown)
+    found: dict[str, Any] = {"trained_on": int((~table["held_out"]).sum()), "units": int(table["unit"].nunique())}
+    for when, some in (("before", before), ("after", after)):
+        if some:
+            found |= {f"{key}_{when}": value for key, value in overlap.summarise(some).items()}
+    return found
+
+
+def report_to_person(out: Path) -> None:
+    found = files.read_json(out / "metrics.json")
+    say(f"train_segmenter: trained on {found['trained_on']} images -> {out / 'weights.safetensors'}")
+    if "ap_50_after" not in found:
+        say("train_segmenter: nothing was held out, so there is no score")
+        return
+    count, before, after = found["images_after"], found["ap_50_before"], found["ap_50_after"]
+    say(f"train_segmenter: AP at IoU 0.5 on {count} held-out images {before:.3f} before, {after:.3f} after")
+    if after < before:
+        say("train_segmenter: it has become worse; keep the old weights, or correct more masks")
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("train_segmenter"))
