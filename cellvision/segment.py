@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import account, annotate, crop, files, hygiene, items, masks, parallel, plots, readycrops
+from cellvision.core import (
+    account,
+    annotate,
+    crop,
+    files,
+    hygiene,
+    items,
+    labelscores,
+    masks,
+    parallel,
+    plots,
+    readycrops,
+)
 from cellvision.core.config import StageConfig, StageModel, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, read_image, to_uint8
@@ -66,7 +78,12 @@ class Config(StageConfig):
     size: int | None = option(None, "px, side of the crops; chosen from the cells when absent")
     scale: float | None = option(None, "stored px per image px, with --size", gt=0, le=1)
     crops: Path | None = option(None, "folder of ready single-cell crops, instead of --raw", runtime=True)
-    metadata: Path | None = option(None, "CSV for --crops with the columns image, label and any others", runtime=True)
+    metadata: Path | None = option(
+        None, "CSV with a row an image: image, label and any others for --crops, columns for --truth-by", runtime=True
+    )
+    truth: Path | None = option(None, "folder of true label maps that mirrors --raw; scores the masks", runtime=True)
+    truth_by: tuple[str, ...] = option((), "columns of --metadata to report those scores by", runtime=True)
+    truth_unit: str | None = option(None, "column of --metadata that names the unit of those scores", runtime=True)
     unit: str | None = option(None, "metadata column that names the independent unit of a ready crop")
     read: ReadConfig = option(ReadConfig(), "how files become pixels", flag=False)
     short: ClassVar[dict[str, str]] = {
@@ -91,6 +108,7 @@ def run(cfg: Config, out: Path) -> None:
     inputs = {"raw": fingerprint_of(entries), "segmenter": segmenter.identity()}
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
+    truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             images, cells = find_cells(cfg, entries, out)
@@ -101,6 +119,8 @@ def run(cfg: Config, out: Path) -> None:
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
             claimed.finish(account.summarise(images, cells, matched))
+        if truth is not None:
+            labelscores.score_run(out, truth, cfg.workers)
         account.tell(out, cfg.strict)
 
 

@@ -75,7 +75,7 @@ def commands(simulated: Path, cells: Path) -> dict[str, Command]:
     return {
         "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160",
                                   "--groups", "rbc,neuron", "--workers", "0"]),
-        "segment": ("segment", [*raw, "--workers", "0"]),
+        "segment": ("segment", [*raw, "--segmenter", "threshold", "--workers", "0"]),
         "pretrain": ("pretrain", ["--items", str(cells), "--probes", "2", *TRAINING, "--set", "loop.ema=0.9"]),
         "finetune": ("finetune", ["--items", str(cells), "--tune", "whole", "--no-baselines", *TRAINING]),
         "ablate": ("ablate", [*image, "--folds", "2", "--seeds", "0", "--workers", "0", "--device", "cpu",

@@ -35,6 +35,7 @@ COMMANDS = {
     "ablate": "compare strategies over folds and seeds at equal budgets",
     "study": "a raw folder in, a report out: all of it",
     "report": "one HTML page about a run",
+    "export": "cells for QuPath, CellProfiler, Fiji and Cellpose",
     "fetch": "official Cellpose weights, checked against their hash",
     "doctor": "is this installation sound?",
 }
