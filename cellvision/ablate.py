@@ -17,6 +17,7 @@ from cellvision.core.config import StageConfig, assign, build, fingerprint, opti
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir
+from cellvision.core.splits import Folds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ class Config(StageConfig):
     splits: Path | None = option(None, "splits.csv of a plan run; made with --folds when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
-    folds: int = option(3, "folds, and how many of given splits are tested", ge=2)
+    folds: Folds = option(3, "folds, and how many of given splits are tested; units: leave one unit out")
     seeds: tuple[int, ...] = option((0, 1), "one run of every arm and fold for each")
     base: dict[str, Any] = option({}, "finetune options all arms share", flag=False)
     pretrain: dict[str, dict[str, Any]] = option(
@@ -61,7 +62,7 @@ def run(cfg: Config, out: Path) -> None:
         made = splits.read(cfg.splits)
     else:
         made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
-    folds = splits.test_folds(made, "all")[: cfg.folds]
+    folds = splits.test_folds(made, "all")[: most(cfg)]
     with RunDir.claim(out, "ablate", cfg, {"items": items.content, "splits": made.content}, REVISION) as claimed:
         if not claimed.done:
             made.write(out / "splits.csv")
@@ -89,6 +90,11 @@ def arms_of(cfg: Config) -> dict[str, dict[str, Any]]:
         if (recipe := recipe_of(cfg, options)) is not None and recipe not in cfg.pretrain:
             raise ConfigError(f"arm {name!r} uses the recipe {recipe!r}; recipes: {', '.join(cfg.pretrain) or 'none'}")
     return found
+
+
+def most(cfg: Config) -> int | None:
+    """How many folds are tested; None is all."""
+    return None if cfg.folds == "units" else cfg.folds
 
 
 def _word(key: str, value: Any) -> str:
@@ -172,8 +178,8 @@ def run_recipe(task: tuple[Config, str, int, Path]) -> None:
 
 def shared(cfg: Config, out: Path) -> dict[str, Any]:
     return {
-        "items": cfg.items, "branch": cfg.branch, "splits": out / "splits.csv", "unit": cfg.unit, "units": cfg.units,
-        "workers": 0, "threads": 1, "device": cfg.device,
+        "items": cfg.items, "branch": cfg.branch.model_dump(), "splits": out / "splits.csv", "unit": cfg.unit,
+        "units": cfg.units, "workers": 0, "threads": 1, "device": cfg.device,
     }  # fmt: skip
 
 
@@ -191,7 +197,7 @@ def run_baselines(cfg: Config, out: Path) -> tuple[pd.DataFrame, dict[str, float
 
     merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ())}
     job = finetune.Job(build(finetune.Config, merged))
-    job.folds = job.folds[: cfg.folds]
+    job.folds = job.folds[: most(cfg)]
     paths = baselines.write_all(job, out / "runs" / "baselines", cfg.threads)
     plain = [pd.read_parquet(path).assign(arm=f"{BASELINE}{name}", seed=0) for name, path in paths.items()]
     return pd.concat(plain), finetune.item_random(job)

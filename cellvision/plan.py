@@ -11,7 +11,7 @@ from cellvision.core.config import StageConfig, option
 from cellvision.core.items import Items
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.core.splits import Splits
+from cellvision.core.splits import Folds, Splits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +27,12 @@ class Config(StageConfig):
     branch: BranchConfig = option("image", "image or tabular")
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
-    folds: int = option(splits.FOLDS, "folds where every group has enough units", ge=2)
+    folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")
 
 
 def run(cfg: Config, out: Path) -> None:
     """Find the units and deal them into folds; groups with too few are reported, never an error."""
-    branch = BRANCHES.build(cfg.branch, path=cfg.items)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
     inputs = {"items": branch.items.content} | ({"units": content_of(cfg.units)} if cfg.units else {})
     with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
         if claimed.done:

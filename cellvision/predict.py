@@ -13,7 +13,7 @@ from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
-from cellvision.core.rundir import RunDir, content_of
+from cellvision.core.rundir import RunDir
 from cellvision.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -42,14 +42,18 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.raw is not None and bundle["segment"] is None:
         raise ConfigError("this bundle was not trained on segmented images; give --items")
     how = cut_like_training(cfg, bundle) if cfg.raw else None
-    content = segment.fingerprint_of(segment.scan_folder(how)) if how else content_of(cfg.items or Path())
+    reserved = (bundle["target"],)
+    if how:
+        content = segment.fingerprint_of(segment.scan_folder(how))
+    else:
+        content = BRANCHES.build(bundle["branch"], path=cfg.items, reserved=reserved).items.content
     inputs = {"data": content, "model": files.sha256_file(cfg.model / "weights.safetensors")[:32]}
     with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             where = cfg.items or out / "runs" / "segment"
             if how:
                 segment.run(how, where)
-            branch: Branch = BRANCHES.build(bundle["branch"], path=where, reserved=(bundle["target"],))
+            branch: Branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
             trained = encoders.load(cfg.model, branch)
             notes = branch.check(trained.facts["schema"])
             claimed.note(threads=torch.get_num_threads(), notes=notes)

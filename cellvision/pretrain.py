@@ -58,7 +58,7 @@ def run(cfg: Config, out: Path) -> None:
 
     from cellvision.core import encoders, loop
 
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items)
+    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     held = np.isin(made.fold_of(branch.items), splits.test_folds(made, cfg.fold))
     train, test = np.flatnonzero(~held), np.flatnonzero(held)

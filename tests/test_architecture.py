@@ -23,7 +23,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 HOMES = {  # library -> the files and folders that may import it
     "albumentations": {"branches/image.py"},
-    "anndata": {"embed.py"},
+    "anndata": {"embed.py", "core/tables.py"},
     "cellpose": {"segmenters/cellpose.py", "segmenters/dynamics.py"},
     "imagecodecs": {"core/raster.py"},
     "jinja2": {"report.py"},
@@ -41,6 +41,8 @@ AT_TOP = {  # what does nothing without the library, and is itself imported only
     "torch": {
         "core/classifier.py",
         "core/encoders.py",
+        "core/feature_nets.py",
+        "core/late_fusion.py",
         "core/loop.py",
         "segmenters/cellpose.py",
         "segmenters/dynamics.py",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import fused
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -29,7 +30,11 @@ REGISTRIES = (PAINTERS, SEGMENTERS, METHODS, STRATEGIES, BRANCHES)
 PLUGINS = [pytest.param(registry, name, id=name) for registry in REGISTRIES for name in registry.names()]
 METHOD_NAMES, STRATEGY_NAMES, BRANCH_NAMES = METHODS.names(), STRATEGIES.names(), BRANCHES.names()
 WIDTH = 12  # features of made-up items
-NETWORKS = {"image": "test_resnet", "tabular": "mlp-16-8"}  # a small encoder of each branch
+NETWORKS = {  # a small encoder of each branch
+    "image": "test_resnet",
+    "tabular": "mlp-16-8",
+    "fusion": "late:image=test_resnet+table=mlp-16-8",
+}
 
 
 # -- every plugin --
@@ -250,9 +255,11 @@ def test_softmax_by_equals_the_slow_one() -> None:
 
 
 @pytest.fixture
-def branch(request: pytest.FixtureRequest, cells: Path, table: Path) -> Any:
+def branch(request: pytest.FixtureRequest, cells: Path, table: Path, tmp_path: Path) -> Any:
     """A branch of the name given, opened on the shared data."""
     options = {"image": ({"name": "image", "size": 32}, cells), "tabular": ({"name": "tabular"}, table)}
+    if request.param == "fusion":
+        options["fusion"] = {"name": "fusion"}, fused(tmp_path, cells)
     config, path = options[request.param]
     return BRANCHES.load(request.param)(BRANCHES.config(config), path, ("y",))
 
@@ -296,6 +303,10 @@ def spoil(branch: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other data in these rows."""
     if branch.Config().name == "tabular":
         branch.values[rows] = 1e3
+        return
+    if branch.Config().name == "fusion":
+        for part in branch.parts.values():
+            spoil(part.branch, part.row[rows][part.row[rows] >= 0], monkeypatch)
         return
     take, bad = branch.crops.take, branch._positions[rows]
 
@@ -389,4 +400,4 @@ def test_baselines_are_finite_rows_of_features(branch: Any) -> None:
         features = baseline.features(rows)
         assert features.shape[0] == len(rows), name
         assert features.ndim == 2
-        assert np.isfinite(features).mean() > 0.9
+        assert np.isfinite(features).mean() > 0.7  # some items lack a part of fusion

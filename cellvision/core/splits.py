@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from cellvision.core import files
 from cellvision.core.config import fingerprint
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from cellvision.core.items import Items
 
 FOLDS = 5
+Folds = Annotated[int, Field(ge=2)] | Literal["units"]  # `units`: every unit is a fold of its own
 NEVER_TESTED = -1
 SPLIT_SEED = 0  # folds do not move with a run's seed, so that seeds can be compared on the same folds
 
@@ -105,7 +107,7 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
         column, tilde, pattern = unit.partition("~")
         if column not in table:
             raise ConfigError(f"no column {column!r} to take units from; columns: {', '.join(table.columns)}")
-        found = table[column].astype(str)
+        found = table[column].astype(str).where(table[column].notna())
         found = found.str.extract(_pattern(pattern), expand=True)[0] if tilde else found
     else:
         found = table["unit"]
@@ -147,8 +149,8 @@ def _join_duplicates(table: pd.DataFrame, unit: pd.Series) -> pd.Series:
     return unit.map(joined)
 
 
-def make(items: Items, unit: pd.Series, folds: int = FOLDS) -> Splits:
-    """Deal the units of each group over K folds; a group with one unit trains and is never tested."""
+def make(items: Items, unit: pd.Series, folds: Folds = FOLDS) -> Splits:
+    """Deal the units of each group over K folds, or leave out one unit a fold; a lone unit is never tested."""
     table = items.table.assign(unit=unit)[["source_id", "unit", "group"]]
     sizes = table.groupby("unit").size()
     sources = table.drop_duplicates("source_id").sort_values("source_id", ignore_index=True)
@@ -157,8 +159,11 @@ def make(items: Items, unit: pd.Series, folds: int = FOLDS) -> Splits:
     )  # a unit with several groups counts for one
     per_group = home.value_counts()
     testable = per_group[per_group >= 2]
-    count = int(min([folds, *testable])) if len(testable) else 0
     fold = dict.fromkeys(home.index, NEVER_TESTED)
+    if folds == "units":
+        fold |= {name: number for number, name in enumerate(sorted(home.index[home.isin(testable.index)]))}
+        return Splits(sources.assign(fold=sources["unit"].map(fold)))
+    count = int(min([folds, *testable])) if len(testable) else 0
     load = np.zeros(max(count, 1), np.int64)
     for group in sorted(testable.index):
         members = sorted(home.index[home == group])
