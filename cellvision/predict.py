@@ -13,7 +13,7 @@ from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
-from cellvision.core.rundir import RunDir, content_of
+from cellvision.core.rundir import RunDir, content_of, is_run
 from cellvision.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.raw is not None and bundle["segment"] is None:
         raise ConfigError("this bundle was not trained on segmented images; give --items")
     how = cut_like_training(cfg, bundle) if cfg.raw else None
-    content = segment.fingerprint_of(segment.scan_folder(how)) if how else content_of(cfg.items or Path())
+    content = segment.fingerprint_of(segment.scan_folder(how)) if how else content_of_items(cfg.items or Path())
     inputs = {"data": content, "model": files.sha256_file(cfg.model / "weights.safetensors")[:32]}
     with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
@@ -58,6 +58,11 @@ def run(cfg: Config, out: Path) -> None:
     for note in found["notes"]:
         say(f"predict: note: {note}")
     say(f"predict: {found['items']} items of {found['sources']} sources -> {out / 'predictions.parquet'}")
+
+
+def content_of_items(path: Path) -> str:
+    """The content hash of a run, a file, or a folder of files that a branch reads."""
+    return files.hash_tree(path) if path.is_dir() and not is_run(path) else content_of(path)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ BRANCHES = Registry(
     {
         "image": "cellvision.branches.image:ImageBranch",
         "tabular": "cellvision.branches.tabular:TabularBranch",
+        "trace": "cellvision.branches.trace:TraceBranch",
     },
 )
 BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]
@@ -34,7 +35,10 @@ State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 @dataclass(frozen=True)
 class Baseline:
-    """A plain model on plain features: `estimator` is logistic or forest; `shortcut` says it looks where no cell is."""
+    """A plain model on plain features: `estimator` is logistic, forest or ridge.
+
+    `shortcut` says it looks where no cell is.
+    """
 
     estimator: str
     features: Callable[[NDArray[np.int64]], NDArray[np.float32]]

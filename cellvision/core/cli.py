@@ -22,8 +22,9 @@ from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say
 
 COMMANDS = {
-    "simulate": "paint images of four groups with known truth",
+    "simulate": "paint images of four groups, or simulate calcium traces, with known truth",
     "segment": "raw images -> single cells: masks, crops and tables",
+    "extract": "HDF5 files of traces -> one Arrow table, with a preview",
     "plan": "units, duplicates, folds and what may be claimed",
     "pretrain": "learn an encoder from unlabelled items",
     "embed": "features of every item from an encoder, with kNN and linear probes",
