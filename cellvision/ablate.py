@@ -22,6 +22,8 @@ from cellvision.core.splits import Folds
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cellvision.core.items import Items
+
 REVISION = 1
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
@@ -32,7 +34,7 @@ class Config(StageConfig):
     """Options of `ablate`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")
+    branch: BranchConfig = option("image", "image, tabular or trace")
     target: str = option("group", "what every arm learns")
     splits: Path | None = option(None, "splits.csv of a plan run; made with --folds when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
@@ -45,6 +47,7 @@ class Config(StageConfig):
     )
     factors: dict[str, list[Any]] = option({}, "finetune option -> values; every combination is an arm", flag=False)
     arms: dict[str, dict[str, Any]] = option({}, "further arms by name, each with its finetune options", flag=False)
+    by: str | None = option(None, "column of the items; every arm is also scored for each of its values")
     reference: str | None = option(None, "arm the others are compared with; the first when absent")
 
 
@@ -58,6 +61,8 @@ def run(cfg: Config, out: Path) -> None:
         raise ConfigError(f"no arm {reference!r} to compare with; arms: {', '.join(arms)}")
     reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
     items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
+    if cfg.by is not None and cfg.by not in items.table:
+        raise ConfigError(f"no column {cfg.by!r} to score by; columns: {', '.join(map(str, items.table.columns))}")
     if cfg.splits:
         made = splits.read(cfg.splits)
     else:
@@ -73,6 +78,8 @@ def run(cfg: Config, out: Path) -> None:
             files.write_parquet(out / "results.parquet", results)
             files.write_parquet(out / "scored.parquet", scored)
             write(out, summary, differences)
+            if cfg.by is not None:
+                write_by(out, scored, items, cfg.by)
             claimed.finish(summarise(results, summary) | inflation | {"stamps": splits.stamps(items, made)})
     report_to_person(out)
 
@@ -236,6 +243,7 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
             "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
             "steps_total": float(own["steps_total"].mean()) if len(own) else None,
             "cell_accuracy": float(own["cell_accuracy"].mean()) if len(own) else None,
+            **absolute_error(scored[scored["arm"] == arm]),
         })  # fmt: skip
     refused = results[results["status"] != "ok"].drop_duplicates("arm")
     summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
@@ -246,6 +254,16 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
     ]
     columns = ["arm", "reference", *stats.Interval(0, 0, 0, 0).flat("difference")]
     return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
+
+
+def absolute_error(rows: pd.DataFrame) -> dict[str, float | int]:
+    """Mean absolute error over all seeds with its interval; nothing for labels that are not three or more numbers."""
+    from cellvision.core import scoring, targets
+
+    classes = set(rows["truth"])
+    if len(classes) < 3 or targets.numbers(classes) is None:
+        return {}
+    return scoring.absolute_error(rows).flat("mean_absolute_error")
 
 
 def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -287,6 +305,27 @@ def write(out: Path, summary: pd.DataFrame, differences: pd.DataFrame) -> None:
     if len(differences):
         label = f"difference to '{differences['reference'].iloc[0]}', paired over units"
         plots.intervals(_rows(differences, "difference"), out / "differences.png", label, 0.0)
+
+
+def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None:
+    """by.csv: every arm scored on the items of each value of a column; by.png: accuracy against that value."""
+    import pandas as pd
+
+    from cellvision.core import plots, targets
+
+    key = "item_id" if scored["key"].isin(items.table["item_id"]).any() else "source_id"
+    value = items.table.drop_duplicates(key).set_index(key)[column].astype(str)
+    scored = scored.assign(value=scored["key"].map(value)).dropna(subset=["value"])
+    order = targets.in_order(scored["value"].unique())
+    found: list[dict[str, Any]] = []
+    for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
+        pooled = pool_seeds(rows)
+        interval = stats.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
+        score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
+        found.append({"arm": arm, column: level, "order": order.index(level), **score})
+    table = pd.DataFrame(found).sort_values(["arm", "order"]).drop(columns="order")
+    files.write_csv(out / "by.csv", table)
+    plots.by_value(table, column, order, out / "by.png")
 
 
 def _rows(table: pd.DataFrame, name: str) -> list[tuple[str, float, float, float]]:

@@ -27,7 +27,7 @@ class Config(StageConfig):
     """Options of `embed`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")
+    branch: BranchConfig = option("image", "image, tabular or trace")
     target: str = option("group", "what the probes look for: group, annotation, or a column")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")

@@ -40,9 +40,10 @@ class Config(StageConfig):
     """Options of `finetune`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")
+    branch: BranchConfig = option("image", "image, tabular or trace")
     target: str = option("group", "group (weak), annotation (true), or a column")
     ignore: tuple[str, ...] = option((), "labels that are no class")
+    only: str | None = option(None, "COLUMN=VALUE: the items that train and are tested")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
@@ -50,7 +51,7 @@ class Config(StageConfig):
     encoder: str | None = option(
         None, "network, NAME@imagenet, NAME@FILE, embedded name or run; {fold} in a path is filled in", runtime=True
     )
-    strategy: StrategyConfig = option("inherit", "inherit or mil")
+    strategy: StrategyConfig = option("inherit", "inherit, mil or ordinal")
     tune: Literal["linear", "last", "whole"] = option("linear", "what is trained: the head, the last block too, or all")
     label_fraction: float = option(1.0, "share of the training units whose labels are used", gt=0, le=1)
     poses: int = option(1, "label-keeping poses a test item is shown in, their probabilities averaged", ge=1, le=8)
@@ -74,7 +75,7 @@ class Job(Supervised):
         reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
         branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
         made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-        target = targets.read(branch.items, cfg.target, cfg.ignore)
+        target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only)
         super().__init__(branch, made, target, cfg.fold, cfg.seed, cfg.label_fraction)
         self.strategy: Strategy = STRATEGIES.build(cfg.strategy)
         self.spec = cfg.encoder or branch.default_encoder
@@ -92,6 +93,8 @@ class Job(Supervised):
         """Training rows; StrategyRefused where the strategy cannot be used on them."""
         rows = self.train_rows(fold)
         refusal = self.strategy.refusal(self.labelled(rows), self.target.level) if len(rows) else "no labelled items"
+        if not refusal and getattr(self.strategy, "ordered", False) and not self.target.ordered:
+            refusal = f"the classes of {self.target.name!r} are not three or more numbers"
         if refusal:
             raise StrategyRefused(f"strategy {self.cfg.strategy.name!r} refused: {refusal}")
         return rows

@@ -24,7 +24,7 @@ class Config(StageConfig):
     """Options of `plan`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")
+    branch: BranchConfig = option("image", "image, tabular or trace")
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")

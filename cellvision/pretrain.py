@@ -37,7 +37,7 @@ class Config(StageConfig):
     """Options of `pretrain`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image or tabular")
+    branch: BranchConfig = option("image", "image, tabular or trace")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 POSITIONAL = "run"
 TEMPLATE = Path(__file__).with_name("report.html")
-ORDER = ("study", "segment", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
+ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
 CROPS_SHOWN = 24  # a group
 SHORTCUT_SHARE = 0.8  # of the best network's score: from here on a shortcut is named
 SHORTCUTS = {

@@ -1,14 +1,18 @@
-"""Stage: paint images of four groups with known truth. Writes raw/<group>/*.png and truth/ (masks, cells.parquet)."""
+"""Stage: images of four groups, or calcium traces, with known truth.
+
+Images: raw/<group>/*.png and truth/ (masks, cells.parquet). Calcium: raw/*.h5, the truth in tissue/distanceToTarget.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from cellvision.core import files, masks, parallel
-from cellvision.core.config import StageConfig, option
+from cellvision.core import calcium, files, masks, parallel
+from cellvision.core.config import StageConfig, StageModel, option
+from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator
 from cellvision.core.rundir import RunDir
@@ -17,8 +21,24 @@ from cellvision.painters import PAINTERS, add_shortcut
 REVISION = 1
 
 
+class Calcium(StageModel):
+    """Waves of calcium over a small tissue from a stimulated cell (core/calcium.py)."""
+
+    noise: tuple[float, ...] = option((0.01, 0.02, 0.03, 0.04, 0.05), "µM, levels of noise; a file or more for each")
+    files: int = option(1, "files a level of noise", ge=1)
+    samples: int = option(12, "simulations a file", ge=1)
+    side: int = option(5, "cells along an edge of the tissue", ge=2)
+    stim: int | None = option(None, "number of the stimulated cell, row by row from 0; the middle when absent", ge=0)
+    points: int = option(1001, "time points of a trace", ge=2)
+    stim_mag: float = option(0.5, "µM/s of IP3 that the stimulated cell gets", ge=0)
+    beta: float = option(0.1, "µM/s of IP3 that a cell makes itself at high calcium", ge=0)
+    kcross: float = option(0.2, "1/s, exchange of IP3 between neighbours", ge=0)
+
+
 class Config(StageConfig):
     """Options of `simulate`."""
+
+    kind: Literal["images", "calcium"] = option("images", "what is simulated")
 
     groups: tuple[str, ...] = option(("neuron", "phloem", "rbc", "xylem"), "groups to paint")
     images: int = option(8, "images a group", ge=1)
@@ -28,10 +48,14 @@ class Config(StageConfig):
     shortcut: Literal["cast", "scalebar", "caption"] | None = option(
         None, "plant something beside the cells that tells the group"
     )
+    calcium: Calcium = option(Calcium(), "options of --kind calcium", flag=False)
+    short: ClassVar[dict[str, str]] = {name: f"calcium.{name}" for name in ("noise", "samples", "side", "points")}
 
 
 def run(cfg: Config, out: Path) -> None:
-    """Paint every image from its own generator; images already painted are kept."""
+    """Every image or file from its own generator; what is there already is kept."""
+    if cfg.kind == "calcium":
+        return run_calcium(cfg, out)
     for group in cfg.groups:
         PAINTERS.load(group)
     with RunDir.claim(out, "simulate", cfg, revision=REVISION) as claimed:
@@ -41,6 +65,53 @@ def run(cfg: Config, out: Path) -> None:
             painted = track(parallel.ordered_map(paint_one, tasks, min(workers, len(tasks))), "simulate", len(tasks))
             claimed.finish(write_truth(out, list(painted)))
         say(f"simulate: images in {out / 'raw'}, truth in {out / 'truth'}")
+
+
+def run_calcium(cfg: Config, out: Path) -> None:
+    """One HDF5 file for each level of noise and number."""
+    if cfg.calcium.stim is not None and cfg.calcium.stim >= cfg.calcium.side**2:
+        raise ConfigError(f"calcium.stim is a cell from 0 to {cfg.calcium.side**2 - 1}, got {cfg.calcium.stim}")
+    with RunDir.claim(out, "simulate", cfg, revision=REVISION) as claimed:
+        if not claimed.done:
+            tasks = [(cfg, out, noise, number) for noise in cfg.calcium.noise for number in range(cfg.calcium.files)]
+            workers = parallel.cores() if cfg.workers is None else cfg.workers
+            made = track(parallel.ordered_map(write_calcium, tasks, min(workers, len(tasks))), "simulate", len(tasks))
+            samples = len(list(made)) * cfg.calcium.samples
+            claimed.finish({"files": len(tasks), "simulations": samples, "cells": samples * cfg.calcium.side**2})
+        say(f"simulate: traces in {out / 'raw'}, each file with its truth in tissue/distanceToTarget")
+
+
+def write_calcium(task: tuple[Config, Path, float, int]) -> Path:
+    """One file as MATLAB writes it: matrices that read as [time, cell], parameters in the name."""
+    import h5py
+
+    cfg, out, noise, number = task
+    some = cfg.calcium
+    stim = some.side**2 // 2 if some.stim is None else some.stim
+    tissue = calcium.Tissue(some.side, stim, some.stim_mag, some.beta, some.kcross, noise)
+    name = (
+        f"sim_data__stimMag_{some.stim_mag:.2f}_beta_{some.beta:.2f}_noise_{noise:.3f}_kcross_{some.kcross:.4f}"
+        f"_nSamples_{some.samples}_{number + 1}.h5"
+    )
+    path = out / "raw" / name
+    if path.exists():
+        return path
+    rng = generator(cfg.seed, "calcium", noise, number)
+    traces = calcium.simulate(tissue, some.samples, some.points, rng)
+    facts = {
+        "sim_ids": np.arange(some.samples) + 1, "tissue/distanceToTarget": tissue.distance().astype(float),
+        "tissue/nTissueCols": some.side, "tissue/nTissueRows": some.side, "tissue/stimCell": stim + 1,
+        "stim/stimMag": some.stim_mag, "params/beta": some.beta, "params/kcross": some.kcross, "params/noise": noise,
+        "params/duration_s": calcium.SECONDS,
+    }  # fmt: skip
+    with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        for key, value in facts.items():
+            file[key] = value
+        for sample, cells in enumerate(traces, 1):
+            file[f"timeTraces/{sample}"] = cells.T
+            file[f"features/cMax/{sample}"] = cells.max(1)
+            file[f"features/cVariance/{sample}"] = cells.var(1)
+    return path
 
 
 def paint_one(task: tuple[Config, Path, str, int]) -> Path:

@@ -127,6 +127,43 @@ def fused(folder: Path, cells: Path) -> Path:
     return folder / "fusion.yaml"
 
 
+def write_waves(path: Path, distance: Any, samples: dict[str, Any], **more: Any) -> Path:
+    """A file of calcium traces: `samples` are matrices by key, `more` further datasets with `/` written as `__`."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["tissue/distanceToTarget"] = np.asarray(distance, float)
+        for key, matrix in samples.items():
+            file[f"timeTraces/{key}"] = matrix
+        for name, value in more.items():
+            file[name.replace("__", "/")] = value
+    return path
+
+
+def waves(distance: Any, samples: int, noise: float, seed: int, points: int = 60) -> Any:
+    """(samples, cells, points): a bump that comes later and lower the farther the cell is."""
+    rng = np.random.default_rng(seed)
+    far = np.asarray(distance, float)[None, :, None]
+    time = np.arange(points) - rng.uniform(0, 2, (samples, 1, 1))
+    bump = np.exp(-(((time - 12 - 12 * far) / 5) ** 2)) / (1 + far)
+    return bump + rng.normal(0, noise, bump.shape)
+
+
+GRID = (2, 1, 2, 1, 0, 1, 2, 1, 2)  # steps to the middle of a tissue of 3 x 3
+
+
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Calcium files as MATLAB writes them: two levels of noise, six simulations each, of nine cells."""
+    folder = tmp_path_factory.mktemp("traces") / "raw"
+    for number, noise in enumerate((0.02, 0.2)):
+        made = waves(GRID, 6, noise, number)
+        samples = {str(key): matrix.T for key, matrix in enumerate(made, 1)}
+        write_waves(folder / f"part{number}" / f"sim__beta_0.40_noise_{noise:.3f}_{number + 1}.h5", GRID, samples)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """Real data: the folder that CELLVISION_REALDATA names, or ../shared/data beside the checkout; else skipped."""

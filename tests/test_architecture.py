@@ -41,6 +41,7 @@ AT_TOP = {  # what does nothing without the library, and is itself imported only
     "torch": {
         "core/classifier.py",
         "core/encoders.py",
+        "branches/trace_networks.py",
         "core/feature_nets.py",
         "core/late_fusion.py",
         "core/loop.py",

@@ -33,6 +33,7 @@ WIDTH = 12  # features of made-up items
 NETWORKS = {  # a small encoder of each branch
     "image": "test_resnet",
     "tabular": "mlp-16-8",
+    "trace": "cnn-8-8",
     "fusion": "late:image=test_resnet+table=mlp-16-8",
 }
 
@@ -255,9 +256,13 @@ def test_softmax_by_equals_the_slow_one() -> None:
 
 
 @pytest.fixture
-def branch(request: pytest.FixtureRequest, cells: Path, table: Path, tmp_path: Path) -> Any:
+def branch(request: pytest.FixtureRequest, cells: Path, table: Path, traces: Path, tmp_path: Path) -> Any:
     """A branch of the name given, opened on the shared data."""
-    options = {"image": ({"name": "image", "size": 32}, cells), "tabular": ({"name": "tabular"}, table)}
+    options = {
+        "image": ({"name": "image", "size": 32}, cells),
+        "tabular": ({"name": "tabular"}, table),
+        "trace": ({"name": "trace"}, traces),
+    }
     if request.param == "fusion":
         options["fusion"] = {"name": "fusion"}, fused(tmp_path, cells)
     config, path = options[request.param]
@@ -307,6 +312,14 @@ def spoil(branch: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if branch.Config().name == "fusion":
         for part in branch.parts.values():
             spoil(part.branch, part.row[rows][part.row[rows] >= 0], monkeypatch)
+        return
+    if branch.Config().name == "trace":
+        known = branch.traces.take
+
+        def loud(positions: Any) -> Any:
+            return np.where(np.isin(positions, rows)[:, None, None], np.float32(1e3), known(positions))
+
+        monkeypatch.setattr(branch.traces, "take", loud)
         return
     take, bad = branch.crops.take, branch._positions[rows]
 

@@ -27,6 +27,7 @@ BRANCHES = Registry(
         "image": "cellvision.branches.image:ImageBranch",
         "tabular": "cellvision.branches.tabular:TabularBranch",
         "fusion": "cellvision.branches.fusion:FusionBranch",
+        "trace": "cellvision.branches.trace:TraceBranch",
     },
 )
 BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]
@@ -35,7 +36,10 @@ State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 @dataclass(frozen=True)
 class Baseline:
-    """A plain model on plain features: logistic, forest or boosting; `shortcut` says it looks where no cell is."""
+    """A plain model on plain features: `estimator` is logistic, ridge, forest or boosting.
+
+    `shortcut` says it looks where no cell is.
+    """
 
     estimator: str
     features: Callable[[NDArray[np.int64]], NDArray[np.float32]]

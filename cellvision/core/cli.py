@@ -24,9 +24,10 @@ from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say
 
 COMMANDS = {
-    "simulate": "paint images of four groups with known truth",
+    "simulate": "paint images of four groups, or simulate calcium traces, with known truth",
     "segment": "raw images -> single cells: masks, crops and tables",
     "train_segmenter": "fine-tune nano on a few corrected masks",
+    "extract": "HDF5 files of traces -> one Arrow table, with a preview",
     "plan": "units, duplicates, folds and what may be claimed",
     "pretrain": "learn an encoder from unlabelled items",
     "embed": "features of every item from an encoder, with kNN and linear probes",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import files, masks, metrics
+from cellvision.core import files, masks, metrics, targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ def curves(table: pd.DataFrame, path: Path) -> None:
 
 def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) -> None:
     """Counts, rows shaded by their share; rows are the label, columns the prediction."""
-    classes = sorted(set(scored["truth"]))
+    classes = targets.in_order(set(scored["truth"]))
     columns = [*classes, *sorted(set(scored["predicted"]) - set(classes))]
     counts = metrics.confusion(scored["truth"].to_numpy(), scored["predicted"].to_numpy(), columns)[: len(classes)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -163,4 +163,40 @@ def intervals(rows: list[tuple[str, float, float, float]], path: Path, xlabel: s
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel(xlabel, fontsize=9)
     axis.grid(axis="x", color="0.9")
+    save(made, path)
+
+
+def by_value(table: pd.DataFrame, column: str, order: list[str], path: Path) -> None:
+    """Balanced accuracy of every arm against the values of a column, with intervals over units."""
+    made, axis = figure(7, 4)
+    styles = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("x", "--")]
+    place = {value: number for number, value in enumerate(order)}
+    arms = list(table.groupby("arm", sort=False))
+    for number, (arm, rows) in enumerate(arms):
+        marker, line = styles[number % len(styles)]
+        x = rows[column].astype(str).map(place) + 0.04 * (number - len(arms) / 2)
+        reach = [
+            rows["balanced_accuracy"] - rows["balanced_accuracy_low"],
+            rows["balanced_accuracy_high"] - rows["balanced_accuracy"],
+        ]
+        shade = str(round(0.65 * number / max(1, len(arms)), 2))
+        axis.errorbar(
+            x,
+            rows["balanced_accuracy"],
+            reach,
+            marker=marker,
+            ls=line,
+            color=shade,
+            lw=1,
+            ms=4,
+            capsize=2,
+            label=_plain(arm),
+        )
+    axis.set_xticks(range(len(order)), order)
+    axis.set_xlabel(column, fontsize=9)
+    axis.set_ylabel(
+        f"balanced accuracy, 95 % over up to {table['balanced_accuracy_units'].max():.0f} units", fontsize=8
+    )
+    axis.legend(frameon=False, fontsize=7)
+    axis.grid(axis="y", color="0.9")
     save(made, path)

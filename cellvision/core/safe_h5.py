@@ -80,7 +80,7 @@ def _open(path: Path) -> h5py.File:
         raise NoUsableInput(f"{path} is no HDF5 file (its signature is missing)")
     if "truncated" in text:
         raise NoUsableInput(f"{path} is cut off: {text[text.find('truncated') :].rstrip(')')}; copy it again")
-    if "lock" in text or "already open" in text or "SWMR" in text:
+    if "lock file" in text or "already open" in text:
         raise NoUsableInput(f"{path} is being written by another program; close it there and try again")
     raise NoUsableInput(f"{path} cannot be opened as HDF5 ({_line(text)})")
 
@@ -209,9 +209,11 @@ class _Audit:
         for number in range(count):
             attribute = h5a.open(thing, index=number)
             name = attribute.name.decode("utf-8", "backslashreplace")
-            if attribute.get_storage_size() > ATTRIBUTE:
-                raise self.refuse(where, f"has an attribute {name!r} of {attribute.get_storage_size()} bytes")
-            self._type(attribute.get_type(), f"{where}@{name}", attribute=True)
+            kind = attribute.get_type()
+            size = math.prod(attribute.shape or ()) * kind.get_size()
+            if size > ATTRIBUTE:
+                raise self.refuse(where, f"has an attribute {name!r} of {size} bytes")
+            self._type(kind, f"{where}@{name}", attribute=True)
 
     def _type(self, kind: Any, where: str, attribute: bool = False) -> None:
         """Numbers, text, enumerations, references inside the file, and compounds or arrays of those."""

@@ -68,6 +68,8 @@ def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict
     found |= {
         f"recall_{name}": value for name, value in metrics.recalls(truth, scored["predicted"].to_numpy(str)).items()
     }
+    if target.ordered:
+        found |= absolute_error(scored).flat("mean_absolute_error")
     by_unit = pd.Series(hit).groupby(unit).mean()
     if target.level == "source":
         found |= stats.exact_binomial(int((by_unit > 0.5).sum()), len(by_unit)).flat("accuracy")
@@ -86,6 +88,13 @@ def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict
     found["auc_items"] = metrics.auc(items["truth"].to_numpy(str), probability, list(target.classes))
     found["calibration_error_items"] = metrics.calibration_error(right, probability.max(1))
     return found
+
+
+def absolute_error(scored: pd.DataFrame) -> stats.Interval:
+    """Mean distance of prediction and label, both numbers, over the rows that have a prediction."""
+    rows = scored[scored["predicted"] != ""]
+    error = np.abs(rows["truth"].astype(float) - rows["predicted"].astype(float)).to_numpy()
+    return stats.mean(rows["unit"].to_numpy(str), error)
 
 
 def cells_against_annotations(target: Target, items: pd.DataFrame) -> dict[str, Any]:

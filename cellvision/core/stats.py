@@ -105,6 +105,12 @@ def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> 
     return found
 
 
+def mean(unit: NDArray, value: NDArray) -> Interval:
+    """Mean over rows, with the percentile interval of the bootstrap over units."""
+    tally = Tally.of(unit, np.zeros(len(unit)), value)
+    return _interval(tally.balanced, tally)
+
+
 def _interval(score: Callable[[NDArray[np.float64]], NDArray[np.float64]], tally: Tally) -> Interval:
     units = len(tally.count)
     if not units:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 STRATEGIES = Registry(
-    "strategy", {"inherit": "cellvision.strategies.inherit:Inherit", "mil": "cellvision.strategies.mil:GatedAttention"}
+    "strategy",
+    {
+        "inherit": "cellvision.strategies.inherit:Inherit",
+        "mil": "cellvision.strategies.mil:GatedAttention",
+        "ordinal": "cellvision.strategies.ordinal:Ordinal",
+    },
 )
 StrategyConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(STRATEGIES.config)]
 
