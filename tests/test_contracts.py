@@ -27,9 +27,10 @@ from cellvision.strategies.mil import softmax_by
 
 REGISTRIES = (PAINTERS, SEGMENTERS, METHODS, STRATEGIES, BRANCHES)
 PLUGINS = [pytest.param(registry, name, id=name) for registry in REGISTRIES for name in registry.names()]
-METHOD_NAMES, STRATEGY_NAMES, BRANCH_NAMES = METHODS.names(), STRATEGIES.names(), BRANCHES.names()
+METHOD_NAMES = [name for name in METHODS.names() if METHODS.load(name).views > 1]  # those that compare views
+STRATEGY_NAMES, BRANCH_NAMES = STRATEGIES.names(), BRANCHES.names()
 WIDTH = 12  # features of made-up items
-NETWORKS = {"image": "test_resnet", "tabular": "mlp-16-8"}  # a small encoder of each branch
+NETWORKS = {"image": "test_resnet", "tabular": "mlp-16-8", "rna": "mlp-16-8"}  # a small encoder of each branch
 
 
 # -- every plugin --
@@ -250,9 +251,13 @@ def test_softmax_by_equals_the_slow_one() -> None:
 
 
 @pytest.fixture
-def branch(request: pytest.FixtureRequest, cells: Path, table: Path) -> Any:
+def branch(request: pytest.FixtureRequest, cells: Path, table: Path, expression: Path) -> Any:
     """A branch of the name given, opened on the shared data."""
-    options = {"image": ({"name": "image", "size": 32}, cells), "tabular": ({"name": "tabular"}, table)}
+    options = {
+        "image": ({"name": "image", "size": 32}, cells),
+        "tabular": ({"name": "tabular"}, table),
+        "rna": ({"name": "rna"}, expression),
+    }
     config, path = options[request.param]
     return BRANCHES.load(request.param)(BRANCHES.config(config), path, ("y",))
 
@@ -296,6 +301,9 @@ def spoil(branch: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other data in these rows."""
     if branch.Config().name == "tabular":
         branch.values[rows] = 1e3
+        return
+    if branch.Config().name == "rna":
+        branch.data.matrix.values[rows] = 7
         return
     take, bad = branch.crops.take, branch._positions[rows]
 
