@@ -42,7 +42,7 @@ class Config(StageConfig):
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     fold: str = option("0", "fold held out, or none to learn from everything")
-    method: MethodConfig = option("simclr", "simclr")
+    method: MethodConfig = option("simclr", "simclr or masked")
     encoder: str | None = option(None, "network with random weights, or a trained encoder to go on from", runtime=True)
     probes: int = option(4, "how often rank, kNN and identity are measured", ge=1)
     loop: LoopConfig = option(LoopConfig(steps=600, batch=256), "length and rate", flag=False)
@@ -79,7 +79,7 @@ def run(cfg: Config, out: Path) -> None:
         history = loop.train(
             learner,
             lambda module, views: contrast(method, module, views),
-            SourceBalanced(branch, start.state, train, method.views, batch, cfg.seed),
+            SourceBalanced(branch, start.state, train, method.views, batch, cfg.seed, method.augment),
             cfg.loop,
             seed=cfg.seed,
             folder=out / "checkpoints",
@@ -89,7 +89,8 @@ def run(cfg: Config, out: Path) -> None:
             probe_every=max(1, cfg.loop.steps // cfg.probes),
         )
         save_encoder(cfg, branch, made, start, learner["encoder"], train, out / "encoder")
-        summary = write_curves(history, method.chance(batch), out)
+        measured = method.validate(learner["encoder"], branch, start.state, train, test)
+        summary = write_curves(history, measured.pop("chance", method.chance(batch)), out) | measured
         loop.forget(out / "checkpoints")
         units = len(set(made.unit_of(branch.items)[train]))
         claimed.finish(summary | {"items": len(train), "units": units, "batch": batch, "steps": cfg.loop.steps})
@@ -111,7 +112,7 @@ def contrast(method: Method, learner: Any, views: dict[str, Tensor]) -> Tensor:
     import torch
 
     together = torch.cat([views[str(view)] for view in range(method.views)])
-    return method.loss(learner["encoder"](together), learner["head"])
+    return method.step(learner["encoder"], learner["head"], together)
 
 
 def save_encoder(
@@ -145,7 +146,7 @@ def training_rate(cfg: Config, steps: int = 4) -> float:
     method: Method = METHODS.build(cfg.method)
     start = encoders.resolve(cfg.encoder or branch.default_encoder, branch, rows, 0)
     learner = build_learner(start, method, 0).to(device)
-    draw = SourceBalanced(branch, start.state, rows, method.views, batch, 0)
+    draw = SourceBalanced(branch, start.state, rows, method.views, batch, 0, method.augment)
     times = []
     for step in range(steps):
         begun = time.perf_counter()
@@ -164,9 +165,17 @@ class SourceBalanced:
     """
 
     def __init__(
-        self, branch: Branch, state: State, rows: NDArray[np.int64], views: int, batch: int, seed: int
+        self,
+        branch: Branch,
+        state: State,
+        rows: NDArray[np.int64],
+        views: int,
+        batch: int,
+        seed: int,
+        augment: bool = True,
     ) -> None:
         self.branch, self.state, self.rows, self.views, self.batch, self.seed = branch, state, rows, views, batch, seed
+        self.augment = augment
         source = np.unique(branch.items.table["source_id"].iloc[rows], return_inverse=True)[1]
         weight = 1.0 / np.bincount(source)[source]
         self.log_weight = np.log(weight / weight.sum())
@@ -181,9 +190,9 @@ class SourceBalanced:
         import torch
 
         rows = self.chosen(step)
+        varied = [Augment("strong", (self.seed, step, view)) if self.augment else None for view in range(self.views)]
         return {
-            str(view): torch.from_numpy(self.branch.batch(rows, self.state, Augment("strong", (self.seed, step, view))))
-            for view in range(self.views)
+            str(view): torch.from_numpy(self.branch.batch(rows, self.state, how)) for view, how in enumerate(varied)
         }
 
 

@@ -22,6 +22,7 @@ TINY_STUDY: dict[str, Any] = {
     "encoder": "test_resnet", "size": 32, "folds": 2, "seeds": (0,), "steps": 2, "pretrain_steps": 2, "batch": 16,
     "workers": 0, "device": "cpu",
 }  # fmt: skip
+GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
 
 
@@ -162,6 +163,28 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         samples = {str(key): matrix.T for key, matrix in enumerate(made, 1)}
         write_waves(folder / f"part{number}" / f"sim__beta_0.40_noise_{noise:.3f}_{number + 1}.h5", GRID, samples)
     return folder
+
+
+@pytest.fixture(scope="session")
+def expression(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An h5ad of 120 cells by 40 genes from twelve donors; the first six genes tell the kind of a cell."""
+    import anndata
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
+    rng = np.random.default_rng(0)
+    kind = np.arange(ROWS) % 2
+    rate = np.tile(rng.gamma(2.0, 1.0, GENES), (ROWS, 1))
+    rate[:, :6] *= np.where((kind[:, None] + np.arange(6)) % 2, 3.0, 0.3)
+    counts = rng.poisson(rate * rng.uniform(0.6, 1.6, (ROWS, 1)))
+    cells = {"donor": [f"donor{number // 10:02d}" for number in range(ROWS)], "kind": np.where(kind, "exc", "inh")}
+    obs = pd.DataFrame(cells, index=[f"cell{number:03d}-1" for number in range(ROWS)])
+    var = pd.DataFrame(
+        {"symbol": [f"Sym{number}" for number in range(GENES)]}, index=[f"g{n:03d}" for n in range(GENES)]
+    )
+    path = tmp_path_factory.mktemp("expression") / "cells.h5ad"
+    anndata.AnnData(csr_matrix(counts.astype(np.float32)), obs=obs, var=var).write_h5ad(path)
+    return path
 
 
 @pytest.fixture(scope="session")

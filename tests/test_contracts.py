@@ -28,12 +28,14 @@ from cellvision.strategies.mil import softmax_by
 
 REGISTRIES = (PAINTERS, SEGMENTERS, METHODS, STRATEGIES, BRANCHES)
 PLUGINS = [pytest.param(registry, name, id=name) for registry in REGISTRIES for name in registry.names()]
-METHOD_NAMES, STRATEGY_NAMES, BRANCH_NAMES = METHODS.names(), STRATEGIES.names(), BRANCHES.names()
+METHOD_NAMES = [name for name in METHODS.names() if METHODS.load(name).views > 1]  # those that compare views
+STRATEGY_NAMES, BRANCH_NAMES = STRATEGIES.names(), BRANCHES.names()
 WIDTH = 12  # features of made-up items
 NETWORKS = {  # a small encoder of each branch
     "image": "test_resnet",
     "tabular": "mlp-16-8",
     "trace": "cnn-8-8",
+    "rna": "mlp-16-8",
     "fusion": "late:image=test_resnet+table=mlp-16-8",
 }
 
@@ -256,12 +258,15 @@ def test_softmax_by_equals_the_slow_one() -> None:
 
 
 @pytest.fixture
-def branch(request: pytest.FixtureRequest, cells: Path, table: Path, traces: Path, tmp_path: Path) -> Any:
+def branch(
+    request: pytest.FixtureRequest, cells: Path, table: Path, traces: Path, expression: Path, tmp_path: Path
+) -> Any:
     """A branch of the name given, opened on the shared data."""
     options = {
         "image": ({"name": "image", "size": 32}, cells),
         "tabular": ({"name": "tabular"}, table),
         "trace": ({"name": "trace"}, traces),
+        "rna": ({"name": "rna"}, expression),
     }
     if request.param == "fusion":
         options["fusion"] = {"name": "fusion"}, fused(tmp_path, cells)
@@ -320,6 +325,9 @@ def spoil(branch: Any, rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
             return np.where(np.isin(positions, rows)[:, None, None], np.float32(1e3), known(positions))
 
         monkeypatch.setattr(branch.traces, "take", loud)
+        return
+    if branch.Config().name == "rna":
+        branch.data.matrix.values[rows] = 7
         return
     take, bad = branch.crops.take, branch._positions[rows]
 

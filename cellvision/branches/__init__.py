@@ -25,6 +25,7 @@ BRANCHES = Registry(
     "branch",
     {
         "image": "cellvision.branches.image:ImageBranch",
+        "rna": "cellvision.branches.rna:RnaBranch",
         "tabular": "cellvision.branches.tabular:TabularBranch",
         "fusion": "cellvision.branches.fusion:FusionBranch",
         "trace": "cellvision.branches.trace:TraceBranch",

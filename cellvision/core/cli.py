@@ -35,6 +35,8 @@ COMMANDS = {
     "predict": "use a trained bundle on new images or items",
     "ablate": "compare strategies over folds and seeds at equal budgets",
     "study": "a raw folder in, a report out: all of it",
+    "cluster": "clusters, projections and markers of cells or other items",
+    "importance": "features a plain model relies on, on unseen units, and how stable they are",
     "report": "one HTML page about a run",
     "export": "cells for QuPath, CellProfiler, Fiji and Cellpose",
     "fetch": "official Cellpose weights, checked against their hash",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ class SimCLR:
     """Two views of an item attract, all other items of the batch repel."""
 
     views = 2
+    augment = True
 
     class Config(PluginConfig):
         """Options of SimCLR."""
@@ -31,11 +32,17 @@ class SimCLR:
 
         return SimCLRProjectionHead(num_features, self.cfg.hidden, self.cfg.projection)
 
+    def step(self, encoder: nn.Module, head: nn.Module, items: Tensor) -> Tensor:
+        return self.loss(encoder(items), head)
+
     def loss(self, features: Tensor, head: nn.Module) -> Tensor:
         from lightly.loss import NTXentLoss
 
         first, second = head(features).float().chunk(2)
         return NTXentLoss(self.cfg.temperature)(first, second)
+
+    def validate(self, encoder: nn.Module, branch: Any, state: Any, train: Any, test: Any) -> dict[str, float]:
+        return {}
 
     def chance(self, batch: int) -> float:
         """log(2n - 1): every other view is as likely as the partner."""

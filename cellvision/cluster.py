@@ -1,0 +1,214 @@
+"""Stage: items -> clusters of the neighbour graph, projections, markers. Writes clusters.csv, projection.parquet.
+
+The workflow people know from scanpy: quality, filters, log-normalised values, variable genes (all in the branch),
+principal components or a trained encoder's features, neighbours, communities, projection, marker genes. A label made
+here is circular when the same values predict it; with `branch.half=first` here and `second` there it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.branches import BRANCHES, Branch, BranchConfig, State
+from cellvision.core import files
+from cellvision.core.config import StageConfig, option
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.core.neighbours import Communities, Projection
+from cellvision.core.progress import say
+from cellvision.core.rng import derive, generator, torch_seed
+from cellvision.core.rundir import RunDir
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
+REVISION = 1
+CHUNK = 4096  # items whose values are in memory at once
+LIMIT = 10.0  # standard deviations a scaled value is clipped to
+KEPT = 0.9  # share of the items each repetition of the clustering sees
+MARKER_ITEMS = 5000  # items that markers are computed on
+DOTS = 3  # markers of each cluster in the picture
+
+
+class Config(StageConfig):
+    """Options of `cluster`."""
+
+    items: Path = option(..., "a file of a one-dimensional branch, or a segment run", runtime=True)
+    branch: BranchConfig = option("rna", "rna, tabular, image …")
+    encoder: str | None = option(None, "features of a trained encoder instead of principal components", runtime=True)
+    target: str | None = option(None, "column that the clusters are compared with")
+    unit: str | None = option(None, "column of independent units, shown beside the clusters")
+    components: int = option(30, "principal components", ge=2)
+    neighbours: int = option(15, "of each item in the graph", ge=2)
+    method: Communities = option("auto", "leiden (where igraph is installed), louvain, or auto")
+    resolution: float = option(1.0, "larger finds more clusters", gt=0)
+    repeats: int = option(5, "clusterings of random nine tenths of the items: how stable the clusters are", ge=0)
+    projections: tuple[Projection, ...] = option(("pca", "tsne"), "pca, tsne, umap")
+    markers: int = option(20, "marker genes of each cluster", ge=0)
+
+
+def run(cfg: Config, out: Path) -> None:
+    """Represent, connect, cluster, project, describe."""
+    import pandas as pd
+
+    from cellvision.core import cellplots, encoders, neighbours
+
+    reserved = tuple(filter(None, (cfg.target, cfg.unit)))
+    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    table = branch.items.table
+    for name in reserved:
+        if name not in table:
+            raise ConfigError(f"no column {name!r}; columns: {', '.join(table.columns)}")
+    if len(table) < 4:
+        raise NoUsableInput(f"{len(table)} items are too few to cluster")
+    inputs = {"items": branch.items.content, "encoder": encoders.describe(cfg.encoder or "principal components")}
+    with RunDir.claim(out, "cluster", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            state, points, share = represent(cfg, branch)
+            graph = neighbours.neighbour_graph(points, cfg.neighbours)
+            cluster, how = neighbours.communities(graph, cfg.method, cfg.resolution, derive(cfg.seed, "clusters"))
+            labelled = table[["item_id"]].assign(cluster=cluster)
+            quality = [name for name in ("qc_total", "qc_genes", "qc_mito") if name in table]
+            files.write_csv(out / "clusters.csv", labelled.join(table[quality]))
+            shown = {"cluster": cluster} | {name: table[name].to_numpy(str) for name in reserved}
+            made = labelled.copy()
+            for name in cfg.projections:
+                made[[f"{name}_1", f"{name}_2"]] = neighbours.project(points, name, torch_seed(cfg.seed, name))
+                cellplots.projection(made[[f"{name}_1", f"{name}_2"]].to_numpy(), shown, name, out / f"{name}.png")
+            files.write_parquet(out / "projection.parquet", made)
+            if quality:
+                cellplots.quality(table[quality], out / "quality.png")
+            if cfg.markers and state is not None:
+                describe(cfg, branch, state, cluster, out)
+            found = {
+                "items": len(table),
+                "clusters": int(cluster.max()) + 1,
+                "method": how,
+                "features": points.shape[1],
+            }
+            found |= {"variance_explained": share} if share is not None else {}
+            found |= {key: value for key, value in branch.items.facts.items() if key in ("kind", "notes", "read")}
+            found |= {
+                f"{when}_{key}": value
+                for when in ("sparsity_before", "sparsity_after")
+                for key, value in branch.items.facts.get(when, {}).items()
+            }
+            found |= stability(cfg, graph, points, cluster)
+            if cfg.target:
+                known = table[cfg.target].notna().to_numpy()
+                truth = table.loc[known, cfg.target].to_numpy(str)
+                found |= {"ari": neighbours.agreement(truth, cluster[known]), "stamps": list(branch.items.stamps)}
+            if state is not None and "genes" in state:
+                found["genes"] = len(state["genes"])
+                names = pd.Series(feature_names(branch, state), name="gene")
+                files.write_csv(out / "genes.csv", names.to_frame())
+            claimed.finish(found)
+    report_to_person(cfg, out)
+
+
+def represent(cfg: Config, branch: Branch) -> tuple[State | None, NDArray[np.float32], float | None]:
+    """Features of every item: an encoder's, standardised; or principal components and their share of the variance.
+
+    Everything is fitted on all items: clusters describe these data and are tested on nothing.
+    """
+    every = np.arange(len(branch.items.table))
+    if cfg.encoder:
+        from cellvision.core import encoders
+
+        trained = encoders.resolve(cfg.encoder, branch, every, torch_seed(cfg.seed, "encoder"))
+        features = encoders.embed(trained.module, branch, trained.state, every)
+        return trained.state, (features - features.mean(0)) / np.maximum(features.std(0), 1e-6), None
+    from cellvision.core import neighbours
+
+    state = branch.fit(every)
+    if "mean" not in state or branch.batch(every[:1], state).ndim != 2:
+        raise ConfigError(f"items of the branch {branch.cfg.name!r} need --encoder to be clustered")
+    raw = branch.cfg.name == "rna"  # other one-dimensional branches come standardised
+
+    def parts() -> Iterator[NDArray]:
+        for start in range(0, len(every), CHUNK):
+            values = branch.batch(every[start : start + CHUNK], state)
+            yield np.clip((values - state["mean"]) / state["std"], -LIMIT, LIMIT) if raw else values
+
+    scores, share = neighbours.principal(parts, cfg.components)
+    return state, scores, float(share.sum())
+
+
+def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], cluster: NDArray) -> dict[str, Any]:
+    """Adjusted Rand index of the clusters with those of random nine tenths of the items, clustered anew."""
+    from cellvision.core import neighbours
+
+    scores = []
+    for number in range(cfg.repeats):
+        rng = generator(cfg.seed, "stability", number)
+        rows = np.sort(rng.permutation(len(points))[: max(4, round(KEPT * len(points)))])
+        again = neighbours.neighbour_graph(points[rows], cfg.neighbours)
+        seed = derive(cfg.seed, "stability", number)
+        scores.append(
+            neighbours.agreement(cluster[rows], neighbours.communities(again, cfg.method, cfg.resolution, seed)[0])
+        )
+    inside = graph.multiply(cluster[:, None] == cluster[None, :]) if len(points) <= CHUNK else None
+    found: dict[str, Any] = (
+        {"stability_ari": float(np.mean(scores)), "stability_ari_lowest": min(scores)} if scores else {}
+    )
+    if inside is not None:
+        found["weight_inside_clusters"] = float(inside.sum() / max(graph.sum(), 1e-12))
+    return found
+
+
+def feature_names(branch: Branch, state: State) -> NDArray[np.object_]:
+    """Names of the network's inputs, in order."""
+    names = np.array(branch.schema()["features"], object)
+    return names[state["genes"]] if "genes" in state else names
+
+
+def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int64], out: Path) -> None:
+    """markers.csv and markers.png, on a sample where there are many items."""
+    from cellvision.core import cellplots, neighbours
+
+    rows = np.sort(generator(cfg.seed, "markers").permutation(len(cluster))[:MARKER_ITEMS])
+    values, names = branch.batch(rows, state), feature_names(branch, state)
+    if values.ndim != 2 or values.shape[1] != len(names):
+        return
+    table = neighbours.markers(values, cluster[rows], names, cfg.markers)
+    files.write_csv(out / "markers.csv", table)
+    if len(table):
+        cellplots.dots(levels(table, values, cluster[rows], names), out / "markers.png")
+
+
+def levels(table: pd.DataFrame, values: NDArray, cluster: NDArray, names: NDArray) -> pd.DataFrame:
+    """Share of cells and mean level, scaled per gene to 0..1, of the best markers in every cluster."""
+    import pandas as pd
+
+    genes = list(dict.fromkeys(table.groupby("cluster").head(DOTS)["gene"]))
+    position = {name: number for number, name in enumerate(names)}
+    rows = []
+    for gene in genes:
+        column = values[:, position[gene]]
+        means = {number: column[cluster == number].mean() for number in np.unique(cluster)}
+        low, high = min(means.values()), max(means.values())
+        for number, mean in means.items():
+            share = float((column[cluster == number] > 0).mean())
+            rows.append(
+                {"cluster": number, "gene": gene, "share": share, "level": (mean - low) / max(high - low, 1e-9)}
+            )
+    return pd.DataFrame(rows)
+
+
+def report_to_person(cfg: Config, out: Path) -> None:
+    found = files.read_json(out / "metrics.json")
+    steady = f", stability {found['stability_ari']:.2f}" if "stability_ari" in found else ""
+    against = f", ARI with {cfg.target} {found['ari']:.3f}" if "ari" in found else ""
+    say(f"cluster: {found['items']} items, {found['clusters']} clusters ({found['method']}){steady}{against} -> {out}")
+    say("cluster: clusters are no finding by themselves; a classifier of them on the same values is circular")
+
+
+if __name__ == "__main__":
+    from cellvision.core.cli import main
+
+    raise SystemExit(main("cluster"))
