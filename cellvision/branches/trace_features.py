@@ -58,6 +58,6 @@ def peaks(centred: NDArray[np.float64], width: int = 5) -> NDArray[np.float64]:
 
 def ends(traces: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, channels, time) -> (n, 3): where the trace begins and ends and how much is known - nothing of its values."""
-    known: NDArray[np.bool_] = np.isfinite(traces).any(axis=1)
+    known = np.asarray(np.isfinite(traces).any(axis=1))
     points = known.shape[1]
     return np.stack([known.argmax(1), points - known[:, ::-1].argmax(1), known.sum(1)], 1).astype(np.float32)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.core import safe_h5
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
 
 if TYPE_CHECKING:
@@ -151,21 +152,11 @@ def read(path: Path, layer: str = "auto", backed: bool | None = None, orient: st
 
 
 def open_h5(path: Path) -> Any:
-    """An audited HDF5 file, open for reading. ConfigError for what is none, UnsafeInput for what reaches out of it."""
-    try:
-        from cellvision.core.safe_h5 import open_h5 as audited
-    except ImportError:
-        return _open_plain(path)
-    return audited(path)
-
-
-def _open_plain(path: Path) -> Any:
+    """An HDF5 file that has passed its audit, open for reading. NoUsableInput or UnsafeInput as `safe_h5.audit`."""
     import h5py
 
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())[:120]}") from None
+    safe_h5.audit(path)
+    return h5py.File(path, "r")
 
 
 def read_h5(path: Path, layer: str, backed: bool | None) -> Expression:

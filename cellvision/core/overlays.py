@@ -45,7 +45,7 @@ MANY = 2000  # characters; where there are more, they are a texture
 BAR = (0.02, 0.7)  # length of a scale bar, fraction of the image's longer side
 SLENDER, FILLED = 4.0, 0.9  # length of a scale bar over its thickness; share of its box that it fills
 LONG_BAR, LONG_BAR_CLEAR = (0.08, 0.7), 0.7  # as BAR and CLEAR, for a perfect one that something touches
-COLOURED_BAR, BESIDE = (0.04, 0.7), 0.5  # as BAR; its text is this near, fraction of its length
+COLOURED_BAR, BESIDE = (0.04, 0.7), 0.5  # as BAR; its text is this near above or below, in its lengths
 LEADER = (0.04, 8.0)  # length of a line: fraction of the image's longer side, and in its own mean thickness
 
 STRIP = (0.015, 0.35)  # thickness of a strip, fraction of the image's side,
@@ -272,10 +272,10 @@ def coloured_bars(pure: Mask, clear: Mask) -> list[Overlay]:
 
 
 def _with_text(bar: Overlay, ink: Mask) -> Overlay:
-    """The box of a coloured bar and of all ink of its colour just above and below."""
-    near = round(BESIDE * (bar.x1 - bar.x0))
-    top, left = max(0, bar.y0 - near), max(0, bar.x0 - EDGE)
-    y, x = np.nonzero(ink[top : bar.y1 + near, left : bar.x1 + EDGE])
+    """The box of a coloured bar and of all ink of its colour near it: its number, its ticks, its other end."""
+    length = bar.x1 - bar.x0
+    top, left = max(0, bar.y0 - round(BESIDE * length)), max(0, bar.x0 - length)
+    y, x = np.nonzero(ink[top : bar.y1 + round(BESIDE * length), left : bar.x1 + length])
     return Overlay(bar.kind, top + int(y.min()), left + int(x.min()), top + int(y.max()) + 1, left + int(x.max()) + 1)
 
 

@@ -70,7 +70,10 @@ class Bench:
             if done < count:
                 early = rng.random() < STARTUP_SHARE
                 moment = rng.random() * (self.startup_s if early else self.work_s)
-                if not ended_before(process, out, moment, early):
+                lasted = ended_before(process, out, moment, early)
+                if lasted:
+                    self.work_s = max(lasted, 0.8 * self.work_s)  # quicker now, or less was left to do
+                else:
                     self.phases[phase(out)] += 1
                     end(process, alone=done % 2 == 1)
                     done += 1
@@ -82,19 +85,25 @@ class Bench:
                 return finished
 
 
-def ended_before(process: subprocess.Popen[bytes], out: Path, moment: float, early: bool) -> bool:
-    """Wait until `moment` s after the start (early) or after the run has claimed its directory."""
-    begun = time.monotonic()
-    old = (out / "run.json").stat().st_mtime_ns if (out / "run.json").exists() else 0
-    while not early and process.poll() is None and time.monotonic() < begun + PATIENCE_S:
-        if (out / "run.json").exists() and (out / "run.json").stat().st_mtime_ns != old:
-            break
+def ended_before(process: subprocess.Popen[bytes], out: Path, moment: float, early: bool) -> float:
+    """Wait until `moment` s after the start (early) or the claim of the directory; s it worked if it ended, else 0."""
+    claim = claimed_at(out)
+    while not early and process.poll() is None and claimed_at(out) == claim:
         time.sleep(0.002)
+    begun = time.monotonic()
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
-        return False
-    return True
+        return 0
+    return time.monotonic() - begun
+
+
+def claimed_at(out: Path) -> int:
+    """When run.json was last written, 0 where there is none."""
+    try:
+        return (out / "run.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def end(process: subprocess.Popen[bytes], alone: bool) -> None:
