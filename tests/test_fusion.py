@@ -182,7 +182,11 @@ def test_unknown_encoders_are_named(tmp_path: Path, name: str) -> None:
 def test_both_parts_know_more_than_each_alone(tmp_path: Path) -> None:
     """Four kinds, two bits, one in each table: a part alone cannot pass one half, except by guessing."""
     path = two_tables(tmp_path / "data", 160)
-    base = {"encoder": "late:left=mlp-16+right=mlp-16", "tune": "whole", "loop": {"steps": 200, "batch": 32, "lr": 0.01}}
+    base = {
+        "encoder": "late:left=mlp-16+right=mlp-16",
+        "tune": "whole",
+        "loop": {"steps": 200, "batch": 32, "lr": 0.01},
+    }
     arms = {
         "both": {},
         "left": {"branch.use": ["left"], "encoder": "late:left=mlp-16"},

@@ -139,7 +139,9 @@ def markers(values: NDArray[np.float32], cluster: NDArray[np.int64], names: NDAr
         inside, outside = values[cluster == number], values[cluster != number]
         if min(len(inside), len(outside)) < 2:
             continue
-        stats: list[Any] = [part for some in (inside, outside) for part in (some.mean(0), some.std(0, ddof=1), len(some))]
+        stats: list[Any] = [
+            part for some in (inside, outside) for part in (some.mean(0), some.std(0, ddof=1), len(some))
+        ]
         score, p = ttest_ind_from_stats(*stats, equal_var=False)
         score, p = np.nan_to_num(score), np.nan_to_num(p, nan=1.0)
         best = np.argsort(-score, kind="stable")[:top]
