@@ -7,6 +7,7 @@ became of it; faults.csv says what was left out, to the sample and the cell; pre
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REVISION = 1
-BATCH = 16 << 20  # bytes of traces in a record batch
+BATCH = 4 << 20  # bytes of traces in a record batch
 FAULT = ["file", "status", "reason", "sample", "cell"]
 DROPPED = "first_block"  # a column of the reader that is no fact about a cell
 
@@ -67,14 +68,17 @@ def run(cfg: Config, out: Path) -> None:
 
 
 def write(blocks: Iterable[Block], path: Path) -> dict[str, int]:
-    """Blocks -> an Arrow file; -> its cells and points. Memory holds one batch.
+    """Blocks -> an Arrow file; -> its cells and points. Memory holds two batches.
 
     A later file with longer traces or further columns makes what was written be copied once with room for them.
     """
     cells, samples = 0, 0
     writer: Writer | None = None
-    with files.atomic(path) as temporary:
+    with files.atomic(path) as temporary, ThreadPoolExecutor(1) as thread:  # one batch is written, the next is read
+        pending: Future[None] | None = None
         for group in batches(blocks):
+            if pending:
+                pending.result()
             points = max(block.values.shape[1] for block in group)
             fields = {
                 name: kind_of(value) for block in group for name, value in block.columns.items() if name != DROPPED
@@ -83,11 +87,12 @@ def write(blocks: Iterable[Block], path: Path) -> dict[str, int]:
                 writer = Writer(temporary, points, fields)
             elif points > writer.points or not fields.keys() <= writer.fields.keys():
                 writer = writer.wider(points, fields)
-            writer.add(group)
+            pending = thread.submit(writer.add, group)
             cells += sum(len(block.values) for block in group)
             samples += sum(block.columns[DROPPED] for block in group)
-        if writer is None:
+        if writer is None or pending is None:
             raise NoUsableInput("no traces to write")
+        pending.result()
         writer.close()
     return {"cells": cells, "samples": samples, "points": writer.points}
 
@@ -141,8 +146,7 @@ class Writer:
         kind = self.schema.field(name).type
         found = [block.columns.get(name) for block in group]
         if not any(isinstance(value, np.ndarray) for value in found):
-            which = np.repeat(np.arange(len(group), dtype=np.int32), counts)
-            return pa.DictionaryArray.from_arrays(pa.array(which), pa.array(found, kind)).cast(kind)
+            return pa.array(found, kind).take(pa.array(np.repeat(np.arange(len(group)), counts)))
         parts = [
             pa.nulls(count, kind) if value is None else pa.array(list(value) if value.ndim > 1 else value).cast(kind)
             for value, count in zip(found, counts, strict=True)

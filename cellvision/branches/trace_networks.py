@@ -22,7 +22,7 @@ LONGEST = 11  # taps of a random kernel
 HELP = "mlp-256-128, cnn-32-64-128, inception-16-3 (width and blocks), resnet-64-3 kernels-1000 or joint-500-32-64-128"
 
 
-def network(name: str, channels: int, points: int) -> nn.Module:
+def network(name: str, channels: int, points: int) -> Network:
     """A random network by its name; ConfigError lists them."""
     kind, *sizes = name.split("-")
     numbers = [int(size) for size in sizes if size.isdigit() and int(size)]
@@ -40,7 +40,20 @@ def network(name: str, channels: int, points: int) -> nn.Module:
     raise ConfigError(f"the trace branch has encoders such as {HELP}, not {name!r}")
 
 
-class Mlp(nn.Module):
+class Network(nn.Module):
+    """Runs in full precision: what a trace tells is often smaller than the steps of bf16."""
+
+    num_features: int
+
+    def features(self, traces: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, traces: Tensor) -> Tensor:
+        with torch.autocast(traces.device.type, enabled=False):
+            return self.features(traces.float())
+
+
+class Mlp(Network):
     """Perceptron on all time points at once, with dropout."""
 
     def __init__(self, channels: int, points: int, widths: list[int], dropout: float = 0.3) -> None:
@@ -51,7 +64,7 @@ class Mlp(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.num_features = widths[-1]
 
-    def forward(self, traces: Tensor) -> Tensor:
+    def features(self, traces: Tensor) -> Tensor:
         return self.layers(traces.flatten(1))
 
 
@@ -70,7 +83,7 @@ def pooled(features: Tensor, known: Tensor) -> Tensor:
     return torch.cat([mean, features.masked_fill(mask == 0, -torch.inf).amax(2)], 1)
 
 
-class Cnn(nn.Module):
+class Cnn(Network):
     """Plain convolutions, halving the time after each."""
 
     def __init__(self, channels: int, widths: list[int], dropout: float = 0.2) -> None:
@@ -84,7 +97,7 @@ class Cnn(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.num_features = 2 * widths[-1]
 
-    def forward(self, traces: Tensor) -> Tensor:
+    def features(self, traces: Tensor) -> Tensor:
         signal, known = with_time(traces)
         return self.drop(pooled(self.layers(signal), known))
 
@@ -112,7 +125,7 @@ def plain_block(before: int, width: int) -> nn.Module:
     )  # fmt: skip
 
 
-class Residual(nn.Module):
+class Residual(Network):
     """Blocks with shortcuts: inception blocks (4 `width` channels), or plain ones (`width` channels)."""
 
     def __init__(self, channels: int, width: int, blocks: int, inception: bool, dropout: float = 0.2) -> None:
@@ -127,7 +140,7 @@ class Residual(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.num_features = 2 * wide
 
-    def forward(self, traces: Tensor) -> Tensor:
+    def features(self, traces: Tensor) -> Tensor:
         signal, known = with_time(traces)
         signal = self.stem(signal)
         for block in self.blocks:
@@ -135,7 +148,7 @@ class Residual(nn.Module):
         return self.drop(pooled(signal, known))
 
 
-class RandomKernels(nn.Module):
+class RandomKernels(Network):
     """Random dilated kernels (ROCKET, Dempster et al. 2020): share of positive outputs, and the largest.
 
     The kernels are drawn once from their own seed and never trained. Values are standardised within each trace, over
@@ -155,8 +168,8 @@ class RandomKernels(nn.Module):
                 self.register_parameter(f"{what}_{dilation}", nn.Parameter(torch.from_numpy(values), False))
         self.num_features = 2 * count + 2 * channels
 
-    def forward(self, traces: Tensor) -> Tensor:
-        values, known = traces.float().chunk(2, 1)
+    def features(self, traces: Tensor) -> Tensor:
+        values, known = traces.chunk(2, 1)
         count = known.sum(2, keepdim=True).clamp(min=1)
         mean = (values * known).sum(2, keepdim=True) / count
         centred = (values - mean) * known
@@ -172,7 +185,7 @@ class RandomKernels(nn.Module):
         return torch.cat(found, 1)
 
 
-class Joint(nn.Module):
+class Joint(Network):
     """Random kernels beside a network that is trained: what is known without learning, and what learning adds."""
 
     def __init__(self, kernels: RandomKernels, learned: Cnn, dropout: float = 0.5) -> None:
@@ -182,7 +195,7 @@ class Joint(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.num_features = kernels.num_features + learned.num_features
 
-    def forward(self, traces: Tensor) -> Tensor:
+    def features(self, traces: Tensor) -> Tensor:
         with torch.no_grad():
             fixed = self.kernels(traces)
         return torch.cat([self.drop(self.norm(fixed)), self.learned(traces)], 1)

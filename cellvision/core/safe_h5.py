@@ -104,9 +104,9 @@ class _Audit:
         return UnsafeInput(f"{self.path} is refused: {where!r} {why}")
 
     def file(self, file: h5py.File) -> None:
-        from h5py import h5g
+        import h5py
 
-        root = h5g.open(file.id, b"/")
+        root = h5py.h5g.open(file.id, b"/")
         self._group(root, "/", ())
         for where, target in self.soft:
             if target not in self.reached:
@@ -120,9 +120,9 @@ class _Audit:
             raise self.refuse(where, f"brings the file above {OBJECTS} objects")
 
     def _group(self, group: Any, where: str, above: tuple[int, ...]) -> None:
-        from h5py import h5l, h5o
+        import h5py
 
-        address = h5o.get_info(group).addr
+        address = h5py.h5o.get_info(group).addr
         if address in above:
             raise self.refuse(where, "is a cycle: a group inside itself")
         if len(above) > DEPTH:
@@ -136,44 +136,44 @@ class _Audit:
         group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
         for name, kind in links:
             inner = f"{where.rstrip('/')}/{name.decode('utf-8', 'backslashreplace')}"
-            if kind == h5l.TYPE_SOFT:
+            if kind == h5py.h5l.TYPE_SOFT:
                 self.soft.append((inner, _resolved(where, group.links.get_val(name).decode("utf-8", "replace"))))
-            elif kind == h5l.TYPE_EXTERNAL:
+            elif kind == h5py.h5l.TYPE_EXTERNAL:
                 raise self.refuse(inner, "is an external link: it points into another file")
-            elif kind != h5l.TYPE_HARD:
+            elif kind != h5py.h5l.TYPE_HARD:
                 raise self.refuse(inner, f"is a link of the unknown kind {kind}")
             else:
                 self.reached.add(inner)
-                self._object(h5o.open(group, name), inner, (*above, address))
+                self._object(h5py.h5o.open(group, name), inner, (*above, address))
 
     def _object(self, thing: Any, where: str, above: tuple[int, ...]) -> None:
-        from h5py import h5d, h5g
+        import h5py
 
-        if isinstance(thing, h5g.GroupID):
+        if isinstance(thing, h5py.h5g.GroupID):
             self._group(thing, where, above)
-        elif isinstance(thing, h5d.DatasetID):
+        elif isinstance(thing, h5py.h5d.DatasetID):
             self._dataset(thing, where)
             self._attributes(thing, where)
         else:
             raise self.refuse(where, "is a committed data type, which no reader here needs")
 
     def _dataset(self, dataset: Any, where: str) -> None:
-        from h5py import h5d, h5z
+        import h5py
 
         plan = dataset.get_create_plist()
         layout = plan.get_layout()
-        if layout == h5d.VIRTUAL:  # asked before its shape: that would already open the files it is made of
+        if layout == h5py.h5d.VIRTUAL:  # asked before its shape: that would already open the files it is made of
             raise self.refuse(where, "is a virtual dataset: its data lie in other files")
         if plan.get_external_count():
             raise self.refuse(where, "keeps its data in a raw file outside")
         kind = dataset.get_type()
         self._type(kind, where)
         shape, chunk = dataset.shape, None
-        if layout == h5d.CHUNKED:
+        if layout == h5py.h5d.CHUNKED:
             chunk = plan.get_chunk()
             for number in range(plan.get_nfilters()):
                 code, *_, name = plan.get_filter(number)
-                if not h5z.filter_avail(code):
+                if not h5py.h5z.filter_avail(code):
                     label = name.decode("utf-8", "replace") or "unnamed"
                     raise self.refuse(where, f"needs the filter {code} ({label}), which is not installed here")
         if shape is not None:  # None has no data
@@ -202,12 +202,12 @@ class _Audit:
             raise self.refuse(where, f"holds {stored} bytes, more than the {claim} it should unfold to")
 
     def _attributes(self, thing: Any, where: str) -> None:
-        from h5py import h5a
+        import h5py
 
-        count = h5a.get_num_attrs(thing)
+        count = h5py.h5a.get_num_attrs(thing)
         self._count(where, count)
         for number in range(count):
-            attribute = h5a.open(thing, index=number)
+            attribute = h5py.h5a.open(thing, index=number)
             name = attribute.name.decode("utf-8", "backslashreplace")
             kind = attribute.get_type()
             size = math.prod(attribute.shape or ()) * kind.get_size()
@@ -217,8 +217,9 @@ class _Audit:
 
     def _type(self, kind: Any, where: str, attribute: bool = False) -> None:
         """Numbers, text, enumerations, references inside the file, and compounds or arrays of those."""
-        from h5py import h5t
+        import h5py
 
+        h5t = h5py.h5t
         family = kind.get_class()
         if family == h5t.OPAQUE:
             raise self.refuse(where, "holds opaque bytes, which may be a pickle")

@@ -9,6 +9,7 @@ keys sort as numbers.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -137,18 +138,21 @@ def read_file(path: Path, name: str, faults: list[Fault]) -> Iterator[Block]:
     with safe_h5.open_h5(path) as file:
         head = Head.read(file, path, name, faults)
         for key in head.keys:
-            yield from head.sample(file, key, faults)
+            yield from head.sample(key, faults)
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the samples of a file share."""
+    """What the samples of a file share; matrices are read past h5py's objects, which take longer than the reading."""
 
     name: str
     distance: NDArray[np.float64]
     keys: tuple[str, ...]
     ids: dict[str, str]
     constants: dict[str, Any]
+    matrices: Any  # the group timeTraces, as HDF5's own handle
+    features: dict[str, h5py.Group]
+    scratch: dict[Any, NDArray] = field(default_factory=dict)  # the room a matrix is read into, used again
 
     @classmethod
     def read(cls, file: h5py.File, path: Path, name: str, faults: list[Fault]) -> Head:
@@ -165,69 +169,88 @@ class Head:
             faults.append(Fault(name, "note", "the file's name carries no parameters"))
         for home in ("params", "stim", "tissue"):
             constants = _scalars(file.get(home), home) | constants
+        given = file.get("features")
+        features = {key: inner for key, inner in given.items() if isinstance(inner, h5py.Group)} if given else {}
         far = np.asarray(distance[()], np.float64).ravel()
-        return cls(name, far, tuple(keys), _ids(file, keys, name, faults), constants)
+        return cls(name, far, tuple(keys), _ids(file, keys, name, faults), constants, group.id, features)
 
-    def sample(self, file: h5py.File, key: str, faults: list[Fault]) -> Iterator[Block]:
+    def sample(self, key: str, faults: list[Fault]) -> Iterator[Block]:
         """Blocks of the cells of one sample; a sample that does not fit is a fault."""
         import h5py
 
-        data = file["timeTraces"][key]
-        cells = len(self.distance)
-        reason = None
-        if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iufb" or data.ndim != 2:
-            reason = "is no matrix of numbers"
-        elif cells not in data.shape:
-            reason = f"has the shape {data.shape}, but distanceToTarget has {cells} cells"
-        elif data.shape == (cells, cells):
-            reason = f"has the shape {data.shape}: the axis of the cells cannot be told from that of the time"
-        elif 1 in (points := data.shape[0] if data.shape[1] == cells else data.shape[1],):
-            reason = "has one time point"
+        data = h5py.h5o.open(self.matrices, key.encode())
+        matrix = isinstance(data, h5py.h5d.DatasetID)
+        shape: tuple[int, ...] = data.shape if matrix else ()
+        kind = data.dtype if matrix else np.dtype(object)
+        reason = self._misfit(shape, kind)
         if reason:
             faults.append(Fault(self.name, "skipped", f"the matrix {reason}", key))
             return
-        turned = data.shape[1] == cells  # as MATLAB writes it: [time, cell]
-        step = max(1, BLOCK // (points * data.dtype.itemsize))
-        digest = hashlib.sha256()
+        cells = len(self.distance)
+        turned = shape[1] == cells  # as MATLAB writes it: [time, cell]
+        step = max(1, BLOCK // (shape[1 - turned] * kind.itemsize))
         for start in range(0, cells, step):
             stop = min(cells, start + step)
-            yield self._block(file, key, _read(data, start, stop, turned), (start, stop), digest, faults)
+            whole = stop - start == cells
+            raw = self._whole(data, shape, kind) if whole else _part(data, start, stop, turned)
+            yield self._block(
+                key, np.array(raw.T if turned else raw, np.float32, order="C"), slice(start, stop), faults
+            )
 
-    def _block(
-        self, file: h5py.File, key: str, values: NDArray, span: tuple[int, int], digest: Any, faults: list[Fault]
-    ) -> Block:
-        digest.update(values.tobytes())
-        number = np.arange(*span)
+    def _whole(self, data: Any, shape: tuple[int, ...], kind: np.dtype) -> NDArray:
+        """The matrix, in room that the next one takes again."""
+        import h5py
+
+        key = (shape, kind == np.float32)
+        if key not in self.scratch:
+            self.scratch[key] = np.empty(shape, np.float32 if key[1] else np.float64)
+        data.read(h5py.h5s.ALL, h5py.h5s.ALL, self.scratch[key])
+        return self.scratch[key]
+
+    def _misfit(self, shape: tuple[int, ...], kind: np.dtype) -> str | None:
+        """Why this is no matrix of cells and time; None where it is one."""
+        if len(shape) != 2 or kind.kind not in "iuf":
+            return "is no matrix of numbers"
+        cells = len(self.distance)
+        if cells not in shape:
+            return f"has the shape {shape}, but distanceToTarget has {cells} cells"
+        if shape == (cells, cells):
+            return f"has the shape {shape}: the axis of the cells cannot be told from that of the time"
+        return "has one time point" if math.prod(shape) == cells else None
+
+    def _block(self, key: str, values: NDArray[np.float32], span: slice, faults: list[Fault]) -> Block:
+        cell = np.arange(span.start, span.stop)
         columns = {
-            "source_id": f"{self.name}:{key}", "source_hash": digest.hexdigest()[:32], "file": self.name,
-            "sample": int(key), "sim_id": self.ids.get(key, key), "cell": number + 1,
-            DISTANCE: self.distance[slice(*span)], **self.constants, **_features(file, key, len(self.distance), span),
-            "first_block": int(span[0] == 0),
+            "source_id": f"{self.name}:{key}", "source_hash": content(values), "file": self.name, "sample": int(key),
+            "sim_id": self.ids.get(key, key), "cell": cell + 1, DISTANCE: self.distance[span], **self.constants,
+            **_features(self.features, key, len(self.distance), span), "first_block": int(span.start == 0),
         }  # fmt: skip
-        empty = ~np.isfinite(values).any(1) | ~np.isfinite(columns[DISTANCE])
-        for cell in number[empty]:
-            what = "has no finite value" if np.isfinite(self.distance[cell]) else "has no distance"
-            faults.append(Fault(self.name, "skipped", what, key, int(cell) + 1))
-        if empty.any():
-            values = values[~empty]
-            columns = {name: _subset(value, ~empty) for name, value in columns.items()}
-        return Block(values, columns)
+        empty = ~np.isfinite(values[:, 0])  # most often settled by the first point
+        empty[empty] = ~np.isfinite(values[empty]).any(1)
+        empty |= ~np.isfinite(columns[DISTANCE])
+        if not empty.any():
+            return Block(values, columns)
+        for number in cell[empty]:
+            what = "has no finite value" if np.isfinite(self.distance[number]) else "has no distance"
+            faults.append(Fault(self.name, "skipped", what, key, int(number) + 1))
+        return Block(values[~empty], {name: _subset(value, ~empty) for name, value in columns.items()})
+
+
+def content(values: NDArray[np.float32]) -> str:
+    """A hash that tells copies of a sample: of at most 256 evenly spaced time points of every cell."""
+    step = max(1, values.shape[1] // 128)
+    return hashlib.sha256(values[:, ::step].tobytes()).hexdigest()[:32]
 
 
 def _subset(value: Any, keep: NDArray[np.bool_]) -> Any:
     return value[keep] if isinstance(value, np.ndarray) else value
 
 
-def _read(data: h5py.Dataset, start: int, stop: int, turned: bool) -> NDArray[np.float32]:
-    """(cells, time) float32; a whole matrix is read past h5py's slicing, which takes longer than the reading."""
-    from h5py import h5s
+def _part(data: Any, start: int, stop: int, turned: bool) -> NDArray:
+    """The cells start..stop-1 of a dataset, given by its handle."""
+    import h5py
 
-    if start == 0 and stop == data.shape[1 if turned else 0]:
-        raw = np.empty(data.shape, np.float32 if data.dtype == np.float32 else np.float64)
-        data.id.read(h5s.ALL, h5s.ALL, raw)
-    else:
-        raw = data[:, start:stop] if turned else data[start:stop]
-    return np.ascontiguousarray(raw.T if turned else raw, np.float32)
+    return h5py.Dataset(data)[:, start:stop] if turned else h5py.Dataset(data)[start:stop]
 
 
 def _sample_keys(names: list[str], name: str, faults: list[Fault]) -> list[str]:
@@ -269,18 +292,17 @@ def _scalars(group: Any, home: str) -> dict[str, float]:
     return found
 
 
-def _features(file: h5py.File, key: str, cells: int, span: tuple[int, int]) -> dict[str, NDArray]:
+def _features(groups: dict[str, h5py.Group], key: str, cells: int, span: slice) -> dict[str, NDArray]:
     """`features/<name>/<sample>` of these cells: one number, or a NaN-padded list as (cells, k)."""
     import h5py
 
     found: dict[str, NDArray] = {}
-    group = file.get("features")
-    for name, inner in group.items() if isinstance(group, h5py.Group) else ():
-        data = inner.get(key) if isinstance(inner, h5py.Group) else None
+    for name, group in groups.items():
+        data = group.get(key)
         if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf" or cells not in data.shape:
             continue
         values = np.asarray(data[()], np.float32)
         values = values if values.shape[0] == cells else values.T
-        values = values.reshape(cells, -1)[slice(*span)]
+        values = values.reshape(cells, -1)[span]
         found[f"feature_{name}"] = values[:, 0] if values.shape[1] == 1 else values
     return found

@@ -27,23 +27,32 @@ def make(folder: Path, count: int, samples: int) -> None:
     """Files of noise in the shape of simulations."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        with h5py.File(folder / f"sim__beta_0.40_noise_0.{number + 1:03d}_{number + 1}.h5", "w") as file:
+        name = f"sim__stimMag_0.50_beta_0.40_noise_0.{number + 1:03d}_kcross_0.0050_nSamples_{samples}_{number + 1}.h5"
+        with h5py.File(folder / name, "w") as file:
             file["tissue/distanceToTarget"] = np.arange(SIDE**2) % 5.0
+            file["sim_ids"] = np.arange(samples)
+            for key in ("tissue/nTissueRows", "tissue/nTissueCols", "tissue/stimCell", "params/duration_s"):
+                file[key] = SIDE
             for sample in range(1, samples + 1):
                 file[f"timeTraces/{sample}"] = rng.normal(size=(POINTS, SIDE**2))
 
 
 def plain(folder: Path) -> pd.DataFrame:
-    """What one would write in a notebook: every cell a row."""
+    """What one would write in a notebook: every cell a row, with the same facts as the extraction has."""
     rows = []
     for path in sorted(folder.glob("*.h5")):
         with h5py.File(path, "r") as file:
-            distance = file["tissue/distanceToTarget"][()]
+            distance, ids = file["tissue/distanceToTarget"][()], file["sim_ids"][()]
+            words = path.stem.split("__")[1].split("_")
+            facts = {key: float(value) for key, value in zip(words[0:10:2], words[1:10:2], strict=True)}
+            facts |= {key: float(file[f"tissue/{key}"][()]) for key in ("nTissueRows", "nTissueCols", "stimCell")}
+            facts |= {"duration_s": float(file["params/duration_s"][()]), "replicate": float(words[-1])}
             for key in file["timeTraces"]:
                 matrix = file["timeTraces"][key][()]
                 for cell in range(matrix.shape[1]):
                     rows.append({
-                        "file": path.name, "sample": int(key), "cell": cell, "distance": distance[cell],
+                        **facts, "file": path.name, "source_id": f"{path.name}:{key}", "sample": int(key),
+                        "sim_id": str(ids[int(key) - 1]), "cell": cell, "distance": distance[cell],
                         "trace": matrix[:, cell].astype(np.float32),
                     })  # fmt: skip
     return pd.DataFrame(rows)
@@ -67,19 +76,23 @@ def main() -> None:
         make(raw, options.files, options.samples)
         plain(raw)  # the files are in memory now, and the libraries loaded
         extract.run(build(extract.Config, {"raw": raw}), Path(name) / "warm")
-        times: dict[str, list[float]] = {"plain": [], "extract": []}
+        times: dict[str, list[tuple[float, float]]] = {"plain": [], "extract": []}
         for turn in range(options.rounds):
             for what in times:  # in turns, so that other work on the machine hits both
-                begun = time.process_time()
+                begun = time.perf_counter(), time.process_time()
                 if what == "plain":
                     plain(raw)
                 else:
                     extract.run(build(extract.Config, {"raw": raw}), Path(name) / f"out{turn}")
-                times[what].append(time.process_time() - begun)
-        best = {what: min(found) for what, found in times.items()}
+                times[what].append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
         size = sum(path.stat().st_size for path in raw.iterdir()) / 2**20
-        print(f"{size:.0f} MiB: plain loop {best['plain']:.2f} s, extract {best['extract']:.2f} s of CPU time")
-        print(f"ratio extract / plain {best['extract'] / best['plain']:.2f}", flush=True)
+        for number, kind in enumerate(("elapsed", "CPU")):
+            plain_s, extract_s = (min(turn[number] for turn in times[what]) for what in ("plain", "extract"))
+            ratio = extract_s / plain_s
+            print(
+                f"{size:.0f} MiB: plain loop {plain_s:.2f} s, extract {extract_s:.2f} s {kind}; ratio {ratio:.2f}",
+                flush=True,
+            )
         subprocess.run([sys.executable, __file__, "--only", str(raw)], check=True)
 
 
