@@ -25,32 +25,43 @@ class Sample(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def of_image(tmp: Path, cells: Path, table: Path) -> Sample:
+def of_image(request: pytest.FixtureRequest, tmp: Path) -> Sample:
+    cells = request.getfixturevalue("cells")
     return Sample(cells, "group", "test_resnet", ("--set", "branch.size=32"))
 
 
-def of_tabular(tmp: Path, cells: Path, table: Path) -> Sample:
-    return Sample(table, "y", "mlp-16-8", ("--unit", "donor"))
+def of_tabular(request: pytest.FixtureRequest, tmp: Path) -> Sample:
+    return Sample(request.getfixturevalue("table"), "y", "mlp-16-8", ("--unit", "donor"))
 
 
-def of_fusion(tmp: Path, cells: Path, table: Path) -> Sample:
-    return Sample(fused(tmp, cells), "group", "late:image=test_resnet+table=mlp-16-8")
+def of_rna(request: pytest.FixtureRequest, tmp: Path) -> Sample:
+    return Sample(request.getfixturevalue("expression"), "kind", "mlp-16-8", ("--unit", "donor"))
 
 
-SAMPLES: dict[str, Callable[[Path, Path, Path], Sample]] = {
+def of_trace(request: pytest.FixtureRequest, tmp: Path) -> Sample:
+    return Sample(request.getfixturevalue("traces"), "distance", "cnn-8-8")
+
+
+def of_fusion(request: pytest.FixtureRequest, tmp: Path) -> Sample:
+    return Sample(fused(tmp, request.getfixturevalue("cells")), "group", "late:image=test_resnet+table=mlp-16-8")
+
+
+SAMPLES: dict[str, Callable[[pytest.FixtureRequest, Path], Sample]] = {
     "image": of_image,
     "tabular": of_tabular,
+    "rna": of_rna,
+    "trace": of_trace,
     "fusion": of_fusion,
 }
 
 
 def test_every_branch_of_the_registry_has_a_sample() -> None:
-    assert list(SAMPLES) == BRANCHES.names()
+    assert set(SAMPLES) == set(BRANCHES.names())
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_the_same_commands_work_for_every_branch(name: str, cells: Path, table: Path, tmp_path: Path) -> None:
-    sample = SAMPLES[name](tmp_path, cells, table)
+def test_the_same_commands_work_for_every_branch(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    sample = SAMPLES[name](request, tmp_path)
     quick = ("--workers", "0", "--threads", "1", "--device", "cpu")
 
     def call(stage: str, *options: str, out: str) -> Path:

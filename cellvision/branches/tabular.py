@@ -31,6 +31,7 @@ DESCRIPTOR = re.compile(  # CellProfiler's columns that describe a row instead o
     r"(Image_)?(Metadata|FileName|PathName|URL|MD5Digest|ExecutionTime|ModuleError)_.*"
     r"|Image_(Group|Series|Frame|Channel|Height|Width|Scaling|ProcessingStatus).*"
     r"|(Image|Object|Table|Group)_?(Number|ID|Index)|.*_(Number_Object_Number|ObjectNumber)"
+    r"|(\w+_)?(Location_|AreaShape_Center_|AreaShape_BoundingBoxM).*"  # where a cell lies says nothing of what it is
 )
 OWN = {tables.INDEX, "item_id", "unit", "group", "annotation"}  # never features, whatever the table means by them
 MIN_OVERLAP = 80  # % of a model's features that new data must have
