@@ -72,11 +72,41 @@ def test_labels_units_descriptors_and_text_are_no_features(mixed: Path) -> None:
     ("name", "describes"),
     [("Metadata_Well", True), ("Image_Metadata_Site", True), ("ImageNumber", True), ("ObjectNumber", True),
      ("FileName_DNA", True), ("Cells_Number_Object_Number", True), ("Image_Group_Index", True), ("TableNumber", True),
+     ("Image_ImageNumber", True), ("Cells_Location_CenterMassIntensity_X_DNA", True), ("AreaShape_Center_Y", True),
+     ("Cells_Parent_Nuclei", True), ("Nuclei_Children_Cells_Count", True), ("Mean_Cells_Location_Center_X", True),
+     ("Cells_AreaShape_BoundingBoxMaximum_X", True), ("Cells_AreaShape_BoundingBoxArea", False),
+     ("Nuclei_Neighbors_FirstClosestObjectNumber_5", True), ("Nuclei_Neighbors_FirstClosestDistance_5", False),
+     ("Cells_TrackObjects_ParentObjectNumber_50", True), ("Cells_Number_Of_Spots", False),
      ("Cells_AreaShape_Area", False), ("Nuclei_Intensity_MeanIntensity_DNA", False), ("Height", False)],
 )  # fmt: skip
 def test_descriptors_by_the_convention_of_cellprofiler(tmp_path: Path, name: str, describes: bool) -> None:
     branch = branch_of(saved(tmp_path / "t.csv", other=[1.5, 2], **{name: [1.0, 2.5]}))
     assert (name in branch.features) != describes
+
+
+def test_places_and_order_tell_nothing_unless_they_are_asked_for(tmp_path: Path) -> None:
+    """The class stands in the order of the rows and in their place; no measurement knows it."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) // 60
+    path = saved(
+        tmp_path / "t.csv", ImageNumber=np.arange(120) // 6, ObjectNumber=np.arange(120),
+        Cells_Location_Center_X=y * 9 + rng.normal(size=120), Cells_AreaShape_Center_Y=y + rng.random(120),
+        Cells_Parent_Nuclei=np.arange(120) + 1, Nuclei_Children_Cells_Count=y,
+        Cells_AreaShape_Area=rng.normal(size=120), image=np.arange(120) // 6, y=y,
+    )  # fmt: skip
+    options: dict[str, Any] = {"encoder": "mlp-16-8", "target": "y", "unit": "image"}
+    hidden = learn(path, tmp_path / "hidden", **options)
+    names = ("balanced_accuracy", "baseline_logistic", "baseline_forest", "baseline_boosting")
+    assert max(hidden[name] for name in names) < 0.65
+    told = learn(path, tmp_path / "told", **options, branch={"name": "tabular", "include": ["*_Center_*"]})
+    assert min(told[name] for name in names) > 0.95
+    branch = branch_of(path, "y", "image")
+    note = next(note for note in branch.items.facts["notes"] if "places" in note)
+    assert "'ImageNumber', 'ObjectNumber', 'Cells_Location_Center_X'" in note
+    assert "and 1 more; see branch.include" in note
+    given = branch_of(path, "y", "image", include=["*_Center_*", "No_*"])
+    assert given.features == ["Cells_Location_Center_X", "Cells_AreaShape_Center_Y", "Cells_AreaShape_Area"]
+    assert "no such columns: 'No_*'" in given.items.facts["notes"]
 
 
 def test_a_fault_matters_only_in_a_feature(tmp_path: Path) -> None:

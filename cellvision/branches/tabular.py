@@ -1,11 +1,13 @@
 """Branch: rows of a table (CSV, Parquet, h5ad). Items are rows; the network input is (n, numbers + gaps + categories).
 
-Numbers are features unless they are labels, units, excluded, or describe a row by the convention of CellProfiler;
+Numbers are features unless they are labels, units, excluded, or describe a row by the convention of CellProfiler (its
+metadata, number, place, parent or children: where a cell lies and in which order says nothing of what it is);
 text is a feature only where `categorical` names it, since text is mostly a name, and names give the label away.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import json
 import multiprocessing
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 DESCRIPTOR = re.compile(  # CellProfiler's columns that describe a row instead of measuring it
     r"(Image_)?(Metadata|FileName|PathName|URL|MD5Digest|ExecutionTime|ModuleError)_.*"
     r"|Image_(Group|Series|Frame|Channel|Height|Width|Scaling|ProcessingStatus).*"
-    r"|(Image|Object|Table|Group)_?(Number|ID|Index)|.*_(Number_Object_Number|ObjectNumber)"
-    r"|(\w+_)?(Location_|AreaShape_Center_|AreaShape_BoundingBoxM).*"  # where a cell lies says nothing of what it is
+    r"|(\w+_)?(Image|Object|Table|Group)_?(Number|ID|Index)"
+    r"|(\w+_)?(Location_|AreaShape_Center_|AreaShape_BoundingBoxM).*"
+    r"|(\w+_)?(Parent_|Children_|Neighbors_\w+ObjectNumber|TrackObjects_(Label|Parent)).*"
 )
 OWN = {tables.INDEX, "item_id", "unit", "group", "annotation"}  # never features, whatever the table means by them
 MIN_OVERLAP = 80  # % of a model's features that new data must have
@@ -50,6 +53,9 @@ class TabularBranch:
 
         name: Literal["tabular"] = "tabular"
         exclude: tuple[str, ...] = option((), "columns that are no features")
+        include: tuple[str, ...] = option(
+            (), "columns that are features although CellProfiler describes rows by them; * stands for any part"
+        )
         categorical: tuple[str, ...] = option((), "columns whose values are categories")
         group: str | None = option(None, "column that is the weak label, `group` when absent; else all are one group")
         separator: str | None = option(None, "of a CSV; found when absent", min_length=1, max_length=1)
@@ -71,7 +77,7 @@ class TabularBranch:
             if name not in frame:
                 raise ConfigError(f"{path} has no column {name!r}; its columns: {tables.shorten(list(frame.columns))}")
         self.hidden = {*cfg.exclude, *reserved, cfg.group, _part(cfg.controls), cfg.plate, *OWN}
-        self.features, self.categories = choose(frame, self.hidden, cfg.categorical)
+        self.features, self.categories = choose(frame, self.hidden, cfg)
         fault = next((text for name, text in table.faults.items() if self._measured(name)), None)
         if fault:
             raise ConfigError(f"{path}, {fault}; mend the cell, or name the column in branch.exclude or categorical")
@@ -87,7 +93,7 @@ class TabularBranch:
                 say_once(f"table: {note}")
 
     def _measured(self, name: str) -> bool:
-        return name not in self.hidden and name not in self.cfg.categorical and not is_descriptor(name)
+        return name not in {*self.hidden, *self.cfg.categorical} and not is_descriptor(name, self.cfg.include)
 
     def _notes(self, frame: pd.DataFrame) -> list[str]:
         """What was left out, and what is missing."""
@@ -96,10 +102,18 @@ class TabularBranch:
         absent = [
             name for name in (*self.cfg.exclude, *self.cfg.categorical, self.cfg.group) if name and name not in frame
         ]
+        absent += [part for part in self.cfg.include if not fnmatch.filter(frame.columns, part)]
         if absent:
             found.append(f"no such columns: {tables.shorten(absent)}")
         if text:
             found.append(f"no features, since they are text: {tables.shorten(text)}; see branch.categorical")
+        numeric = frame.select_dtypes("number").columns
+        told = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        if told:
+            found.append(
+                f"no features, since CellProfiler numbers and places rows by them: {tables.shorten(told)}; "
+                "see branch.include"
+            )
         gaps = int(frame[self.features].isna().to_numpy().sum())
         return [*found, f"{gaps} values are missing"] if gaps else found
 
@@ -245,16 +259,16 @@ def say_once(text: str) -> None:
     say(text)
 
 
-def is_descriptor(name: str) -> bool:
-    """A column that describes a row (plate, well, file, running number) instead of measuring it."""
-    return DESCRIPTOR.fullmatch(name) is not None
+def is_descriptor(name: str, include: tuple[str, ...] = ()) -> bool:
+    """A column that describes a row (plate, well, file, running number, place), unless a pattern includes it."""
+    return DESCRIPTOR.fullmatch(name) is not None and not any(fnmatch.fnmatchcase(name, part) for part in include)
 
 
-def choose(frame: pd.DataFrame, hidden: set[str | None], categorical: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def choose(frame: pd.DataFrame, hidden: set[str | None], cfg: TabularBranch.Config) -> tuple[list[str], list[str]]:
     """-> the numeric and the categorical features."""
-    categories = [name for name in categorical if name in frame and name not in hidden]
-    open_to_view = (name for name in frame.select_dtypes("number").columns if name not in {*hidden, *categorical})
-    features = [str(name) for name in open_to_view if not is_descriptor(str(name))]
+    categories = [name for name in cfg.categorical if name in frame and name not in hidden]
+    open_to_view = (name for name in frame.select_dtypes("number").columns if name not in {*hidden, *cfg.categorical})
+    features = [str(name) for name in open_to_view if not is_descriptor(str(name), cfg.include)]
     for name in categories:
         if (count := frame[name].nunique()) > LEVELS:
             raise ConfigError(f"column {name!r} has {count} categories, {LEVELS} at most make sense; leave it out")
