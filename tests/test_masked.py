@@ -26,8 +26,11 @@ GENES, BINS = 50, 6
 def state(genes: int = GENES, bins: int = BINS) -> dict[str, Any]:
     """Edges at 1, 2, 3 … for every gene, and shares that differ between genes."""
     edges = np.tile(np.arange(1, bins - 1, dtype=np.float32), (genes, 1))
-    share = np.random.default_rng(0).dirichlet(np.ones(bins), genes)
-    return {"edges": edges, "log_share": np.log(share).astype(np.float32)}
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.ones(bins), genes)
+    axes = 0.2 * rng.standard_normal((8, genes)).astype(np.float32)
+    mean, std = np.full(genes, 1.4, np.float32), np.full(genes, 1.6, np.float32)
+    return {"edges": edges, "log_share": np.log(share).astype(np.float32), "mean": mean, "std": std, "axes": axes}
 
 
 def network(dropout: float = 0.0) -> GeneTransformer:
@@ -108,12 +111,12 @@ def test_a_hidden_gene_looks_the_same_whether_it_is_expressed_or_silent() -> Non
 def test_questions_do_not_change_the_cell_or_each_other() -> None:
     made, values = network().eval(), cells()
     bins = made.bins_of(values)
-    shown, asked = bins > 0, torch.tensor([[3, 9, 20]]).expand(8, 3)
-    questions = made.ask(asked, made.hints(values, shown, asked))
-    alone = made.read(bins, shown, None)[0]
-    cell, answers = made.read(bins, shown, None, questions)
+    nothing, asked = torch.zeros_like(bins).bool(), torch.tensor([[3, 9, 20]]).expand(8, 3)
+    questions = made.ask(asked, made.hints(values, bins > 0, asked))
+    alone = made.read(values, bins, nothing, None)[0]
+    cell, answers = made.read(values, bins, nothing, None, questions)
     torch.testing.assert_close(cell, alone)
-    torch.testing.assert_close(made.read(bins, shown, None, questions[:, 1:2])[1], answers[:, 1:2])
+    torch.testing.assert_close(made.read(values, bins, nothing, None, questions[:, 1:2])[1], answers[:, 1:2])
 
 
 def test_padding_and_order_change_nothing() -> None:

@@ -364,6 +364,23 @@ def test_bins_are_quantiles_of_the_expressed_values() -> None:
     np.testing.assert_allclose(np.exp(state["log_share"]).sum(1), 1, rtol=1e-5)
 
 
+def test_a_fresh_transformer_holds_the_principal_components(expression: Path) -> None:
+    from sklearn.decomposition import PCA
+
+    branch = opened(expression)
+    rows = np.arange(60)
+    state = branch.fit(rows)
+    values = branch.batch(rows, state)
+    network: Any = rna_networks.build("transformer-1x8x2", state)
+    with torch.inference_mode():
+        found = network.eval()(torch.from_numpy(values))[:, :8].numpy()
+    standard = ((values - state["mean"]) / state["std"]).clip(-rna_genes.LIMIT, rna_genes.LIMIT)
+    expected = PCA(8, svd_solver="full", whiten=True).fit_transform(standard)
+    same = np.abs(np.corrcoef(found.T, expected.T)[:8, 8:])
+    np.testing.assert_allclose(np.diag(same), 1, atol=0.02)
+    np.testing.assert_allclose(found.std(0), 1, atol=0.1)
+
+
 def test_network_bins_as_the_fit_does(expression: Path) -> None:
     branch = opened(expression)
     rows = np.arange(60)

@@ -203,7 +203,7 @@ class RnaBranch:
         return counts.log_normalised(values, self.data.kind, total, self.cfg.target_sum)
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Genes, their mean and spread, bin edges and the share of each bin, over the training cells."""
+        """Genes, their mean and spread, bin edges, the share of each bin and principal axes, over the training cells."""
         mean, var, seen = genes.moments(self.normalised(some) for some in _parts(rows))
         chosen = genes.choose(mean, var, seen, self.cfg.genes, self.cfg.select)
         sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FIT_CELLS)).astype(int)]
@@ -215,7 +215,7 @@ class RnaBranch:
         if self.data.kind == "scaled":
             return state
         values = np.concatenate([self.normalised(some)[:, chosen].toarray() for some in _parts(sample)])
-        return state | genes.bin_edges(values, self.cfg.bins)
+        return state | genes.bin_edges(values, self.cfg.bins) | {"axes": genes.principal_axes(values, state)}
 
     def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray[np.float32]:
         """(n, genes) log-normalised; augmented cells lose counts (binomial thinning) and genes (silenced)."""

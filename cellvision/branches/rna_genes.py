@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KEPT = {"weak": 0.9, "strong": 0.6}  # share of a cell's counts that an augmented view keeps
 SPREAD_POWER = 0.5  # of the standard deviation beside the detection rate, in `informative`
+AXES = 64  # principal axes of the training cells, at most
+LIMIT = 10.0  # standard deviations beyond which a value says no more
 
 
 def columns_of(values: csr_matrix, columns: NDArray[np.int64]) -> csr_matrix:
@@ -95,3 +97,13 @@ def bin_edges(values: NDArray[np.float32], bins: int) -> State:
 def to_bins(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.int64]:
     """Values of one gene -> bin numbers: 0 is silence, else 1 + the number of edges at or below the value."""
     return np.where(values > 0, 1 + np.searchsorted(edges, values, side="right"), 0)
+
+
+def principal_axes(values: NDArray[np.float32], state: State) -> NDArray[np.float32]:
+    """(n, genes) -> (axes, genes): the first principal axes of the standardised cells, each scaled to unit variance."""
+    from sklearn.utils.extmath import randomized_svd
+
+    centred = ((values - state["mean"]) / state["std"]).clip(-LIMIT, LIMIT)
+    count = min(AXES, *centred.shape)
+    _, spread, axes = randomized_svd(centred, count, random_state=0)
+    return (axes * np.sqrt(len(values)) / np.maximum(spread, 1e-6)[:, None]).astype(np.float32)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cellvision.branches.rna_genes import LIMIT
 from cellvision.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 CONTEXT = 512  # expressed genes that are read of a cell for its features; of more, always the same ones come first
 DROPOUT = 0.2
 HINTS = (1, 2, 3, 4, 6, 8, 12, 16)  # counts whose bins are told beside a gene that is asked for
-LIMIT = 10.0  # standard deviations beyond which a value says no more
 NAMES = "mlp-256-64, cnn-32-64 or transformer-3x64x4 (layers x width x heads)"
 
 
@@ -109,21 +109,29 @@ class Block(nn.Module):
 class GeneTransformer(nn.Module):
     """Tokens are a cell's expressed genes, each its gene and its bin, and one token for the cell.
 
-    Features of a cell: the cell's token beside the mean over its genes, (n, 2 width). A gene that is asked for comes
-    with the bins that 1, 2, 3 … counts would fall into: of normalised counts the smallest shown value is one count, so
+    The cell's token starts as a linear summary of all genes that are not hidden, silent ones too; before training it holds
+    the principal axes of the training cells. Features of a cell, (n, 3 width): that summary, what the token became, and
+    the mean over the genes. A gene that is asked for comes with the bins that 1, 2, 3 … counts would fall into: of normalised counts the smallest shown value is one count, so
     the depth of the cell, which decides the bins of rare genes, need not be guessed.
     """
 
     edges: Tensor
     log_share: Tensor
     first: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, state: State, layers: int, width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         genes, bins = state["log_share"].shape
-        self.num_features, self.bins = 2 * width, bins
-        self.register_buffer("edges", torch.as_tensor(state["edges"]))
-        self.register_buffer("log_share", torch.as_tensor(state["log_share"]))
+        self.num_features, self.bins = 3 * width, bins
+        for name in ("edges", "log_share", "mean", "std"):
+            self.register_buffer(name, torch.as_tensor(state[name]))
+        self.summary = nn.Linear(genes, width, bias=False)
+        axes = torch.as_tensor(state["axes"])[:width]
+        nn.init.zeros_(self.summary.weight)
+        with torch.no_grad():
+            self.summary.weight[: len(axes)] = axes
         order = torch.rand(genes, generator=torch.Generator().manual_seed(0))
         self.register_buffer("first", order)
         self.gene, self.level = nn.Embedding(genes, width), nn.Embedding(bins, width)
@@ -136,7 +144,7 @@ class GeneTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.decode = zero_ends(nn.Linear(width, bins))
         self.decode_cell = nn.Sequential(
-            nn.Linear(3 * width, 2 * width), nn.GELU(), zero_ends(nn.Linear(2 * width, bins))
+            nn.Linear(4 * width, 2 * width), nn.GELU(), zero_ends(nn.Linear(2 * width, bins))
         )
         self.direct = nn.Embedding(len(HINTS) * bins, bins)
         nn.init.zeros_(self.direct.weight)
@@ -156,30 +164,35 @@ class GeneTransformer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         bins = self.bins_of(values)
-        return self.read(bins, bins > 0, CONTEXT)[0]
+        return self.read(values, bins, torch.zeros_like(bins, dtype=torch.bool), CONTEXT)[0]
 
     def ask(self, asked: Tensor, hints: Tensor) -> Tensor:
         """(n, q) genes and their hints -> (n, q, width) what the question is."""
         return self.gene(asked) + self.asked + self.hint(hints).sum(2)
 
     def read(
-        self, bins: Tensor, shown: Tensor, limit: int | None, questions: Tensor | None = None
+        self, values: Tensor, bins: Tensor, hidden: Tensor, limit: int | None, questions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """bins, shown (n, genes), questions (n, q, width) -> features of the cells (n, 2 width), answers (n, q, width).
+        """values, bins, hidden (n, genes), questions (n, q, width) -> features (n, 3 width), answers (n, q, width).
 
-        Of the shown genes at most `limit` are read: drawn at random in training, the first by a fixed order otherwise.
+        Of the expressed genes at most `limit` are read: drawn at random in training, the first by a fixed order otherwise.
         """
         device = bins.device.type
         lower = device != "cpu" and torch.is_autocast_enabled(
             device
         )  # measured: on a processor bf16 attention is slower
         with torch.autocast(device, torch.get_autocast_dtype(device), enabled=lower):
-            return self._read(bins, shown, limit, questions)
+            return self._read(values, bins, hidden, limit, questions)
 
-    def _read(self, bins: Tensor, shown: Tensor, limit: int | None, questions: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _read(
+        self, values: Tensor, bins: Tensor, hidden: Tensor, limit: int | None, questions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        known = ((values - self.mean) / self.std).clamp(-LIMIT, LIMIT).masked_fill(hidden, 0.0)
+        summary = self.summary(known)
+        shown = (bins > 0) & ~hidden
         index, there = pack(shown, limit, None if self.training else self.first)
         context = self.gene(index) + self.level(bins.gather(1, index))
-        tokens = torch.cat([self.cell.expand(len(bins), 1, -1), context], 1)
+        tokens = torch.cat([(self.cell + summary).unsqueeze(1), context], 1)
         length = tokens.shape[1]
         if questions is not None:
             tokens = torch.cat([tokens, questions], 1)
@@ -190,14 +203,14 @@ class GeneTransformer(nn.Module):
         tokens = self.norm(tokens)
         weight = there.unsqueeze(2).to(tokens.dtype)
         mean = (tokens[:, 1:length] * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return torch.cat([tokens[:, 0], mean], 1), tokens[:, length:]
+        return torch.cat([summary, tokens[:, 0], mean], 1), tokens[:, length:]
 
     def logits(self, asked: Tensor, hints: Tensor, answers: Tensor) -> Tensor:
         """(n, q) genes, their hints, (n, q, width) answers -> (n, q, bins), on top of the gene's own shares."""
         return self.decode(answers).float() + self.direct(hints).sum(2) + self.log_share[asked]
 
     def cell_logits(self, asked: Tensor, hints: Tensor, questions: Tensor, cell: Tensor) -> Tensor:
-        """The same from the cell's features (n, 2 width) alone."""
+        """The same from the cell's features (n, 3 width) alone."""
         known = torch.cat([cell.unsqueeze(1).expand(-1, asked.shape[1], -1), questions], 2)
         return self.decode_cell(known).float() + self.direct(hints).sum(2) + self.log_share[asked]
 

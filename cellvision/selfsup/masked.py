@@ -80,10 +80,10 @@ def answers(
     encoder: Any, values: Tensor, bins: Tensor, asked: Tensor, hidden: Tensor, context: int | None
 ) -> tuple[Tensor, Tensor]:
     """(n, q, bins) logits of what is asked: from the cell's features alone, and from every gene that is shown."""
-    shown = (bins > 0) & ~covered(bins, asked, hidden)
-    hints = encoder.hints(values, shown, asked)
+    away = covered(bins, asked, hidden)
+    hints = encoder.hints(values, (bins > 0) & ~away, asked)
     questions = encoder.ask(asked, hints)
-    cell, known = encoder.read(bins, shown, context, questions)
+    cell, known = encoder.read(values, bins, away, context, questions)
     return encoder.cell_logits(asked, hints, questions, cell), encoder.logits(asked, hints, known)
 
 
