@@ -203,7 +203,7 @@ class RnaBranch:
         return counts.log_normalised(values, self.data.kind, total, self.cfg.target_sum)
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Genes, their mean and spread, bin edges, the share of each bin and principal axes, over the training cells."""
+        """Of the training cells: genes, mean and spread, bin edges, the share of each bin, principal axes."""
         mean, var, seen = genes.moments(self.normalised(some) for some in _parts(rows))
         chosen = genes.choose(mean, var, seen, self.cfg.genes, self.cfg.select)
         sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FIT_CELLS)).astype(int)]

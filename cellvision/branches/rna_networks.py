@@ -109,10 +109,11 @@ class Block(nn.Module):
 class GeneTransformer(nn.Module):
     """Tokens are a cell's expressed genes, each its gene and its bin, and one token for the cell.
 
-    The cell's token starts as a linear summary of all genes that are not hidden, silent ones too; before training it holds
-    the principal axes of the training cells. Features of a cell, (n, 3 width): that summary, what the token became, and
-    the mean over the genes. A gene that is asked for comes with the bins that 1, 2, 3 … counts would fall into: of normalised counts the smallest shown value is one count, so
-    the depth of the cell, which decides the bins of rare genes, need not be guessed.
+    The cell's token starts as a linear summary of all genes that are not hidden, silent ones too; before training it
+    holds the principal axes of the training cells. Features of a cell, (n, 3 width): that summary, what the token
+    became, and the mean over the genes. A gene that is asked for comes with the bins that 1, 2, 3 … counts would fall
+    into: of normalised counts the smallest shown value is one count, so the depth of the cell, which decides the bins
+    of rare genes, need not be guessed.
     """
 
     edges: Tensor
@@ -175,7 +176,7 @@ class GeneTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """values, bins, hidden (n, genes), questions (n, q, width) -> features (n, 3 width), answers (n, q, width).
 
-        Of the expressed genes at most `limit` are read: drawn at random in training, the first by a fixed order otherwise.
+        Of the expressed genes at most `limit` are read: drawn at random in training, else the first by a fixed order.
         """
         device = bins.device.type
         lower = device != "cpu" and torch.is_autocast_enabled(

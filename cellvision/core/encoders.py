@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellvision.core import files
+from cellvision.core import files, small_maps
 from cellvision.core.errors import ConfigError, UnsafeInput
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Normalised(nn.Module):
 
     def __init__(self, backbone: nn.Module, mean: NDArray, std: NDArray) -> None:
         super().__init__()
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = small_maps.use(backbone).to(memory_format=torch.channels_last)
         self.num_features = int(backbone.num_features)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
