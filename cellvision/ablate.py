@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellvision import finetune, pretrain
-from cellvision.branches import BRANCHES, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
 from cellvision.core import files, parallel, splits, stats
 from cellvision.core.config import StageConfig, assign, build, fingerprint, option, result_keys
 from cellvision.core.errors import ConfigError, StrategyRefused
@@ -34,7 +34,7 @@ class Config(StageConfig):
     """Options of `ablate`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image, tabular or trace")
+    branch: BranchConfig = option("image", BRANCH_HELP)
     target: str = option("group", "what every arm learns")
     splits: Path | None = option(None, "splits.csv of a plan run; made with --folds when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")

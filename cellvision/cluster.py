@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Branch, BranchConfig, State
+from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig, State
 from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError, NoUsableInput
@@ -39,7 +39,7 @@ class Config(StageConfig):
     """Options of `cluster`."""
 
     items: Path = option(..., "a file of a one-dimensional branch, or a segment run", runtime=True)
-    branch: BranchConfig = option("rna", "rna, tabular, image …")
+    branch: BranchConfig = option("rna", BRANCH_HELP)
     encoder: str | None = option(None, "features of a trained encoder instead of principal components", runtime=True)
     target: str | None = option(None, "column that the clusters are compared with")
     unit: str | None = option(None, "column of independent units, shown beside the clusters")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Branch, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
 from cellvision.core import files, metrics, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.progress import say
@@ -27,7 +27,7 @@ class Config(StageConfig):
     """Options of `embed`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image, tabular or trace")
+    branch: BranchConfig = option("image", BRANCH_HELP)
     target: str = option("group", "what the probes look for: group, annotation, or a column")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")

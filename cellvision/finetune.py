@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Augment, Branch, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, Branch, BranchConfig
 from cellvision.core import files, parallel, splits
 from cellvision.core.config import StageConfig, fingerprint, option, read_yaml
 from cellvision.core.errors import StrategyRefused
@@ -40,7 +40,7 @@ class Config(StageConfig):
     """Options of `finetune`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image, tabular or trace")
+    branch: BranchConfig = option("image", BRANCH_HELP)
     target: str = option("group", "group (weak), annotation (true), or a column")
     ignore: tuple[str, ...] = option((), "labels that are no class")
     only: str | None = option(None, "COLUMN=VALUE: the items that train and are tested")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Branch, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
 from cellvision.core import files, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
@@ -35,7 +35,7 @@ class Config(StageConfig):
     """Options of `importance`."""
 
     items: Path = option(..., "a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("rna", "rna or tabular")
+    branch: BranchConfig = option("rna", BRANCH_HELP)
     target: str = option("group", "group, annotation, or a column")
     ignore: tuple[str, ...] = option((), "labels that are no class")
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)

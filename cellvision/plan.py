@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellvision.branches import BRANCHES, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
 from cellvision.core import files, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.items import Items
@@ -24,7 +24,7 @@ class Config(StageConfig):
     """Options of `plan`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image, tabular or trace")
+    branch: BranchConfig = option("image", BRANCH_HELP)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")

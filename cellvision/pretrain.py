@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Augment, Branch, BranchConfig, State
+from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, Branch, BranchConfig, State
 from cellvision.core import files, metrics, parallel, splits
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import NoUsableInput
@@ -37,7 +37,7 @@ class Config(StageConfig):
     """Options of `pretrain`."""
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", "image, tabular or trace")
+    branch: BranchConfig = option("image", BRANCH_HELP)
     splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)

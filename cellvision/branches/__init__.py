@@ -25,13 +25,14 @@ BRANCHES = Registry(
     "branch",
     {
         "image": "cellvision.branches.image:ImageBranch",
-        "rna": "cellvision.branches.rna:RnaBranch",
         "tabular": "cellvision.branches.tabular:TabularBranch",
-        "fusion": "cellvision.branches.fusion:FusionBranch",
+        "rna": "cellvision.branches.rna:RnaBranch",
         "trace": "cellvision.branches.trace:TraceBranch",
+        "fusion": "cellvision.branches.fusion:FusionBranch",
     },
 )
 BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]
+BRANCH_HELP = f"what the items are: {', '.join(BRANCHES.names())}"
 State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 
