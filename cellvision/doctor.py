@@ -16,6 +16,7 @@ from cellvision.core.errors import CellvisionError
 
 HAS_OUT = False
 FREE_GB = 5  # below this a study may fill the disk
+EXTRAS = (("umap-learn", "rna", "--projections umap of cluster"), ("igraph", "leiden", "--method leiden of cluster"))
 
 
 class Config(StageConfig):
@@ -36,6 +37,7 @@ def checks() -> Iterator[tuple[bool, str]]:
     yield sys.version_info >= (3, 11), f"Python {platform.python_version()} (3.11 or newer is needed)"
     yield True, f"cellvision {__version__}"
     yield from requirements()
+    yield from extras()
     yield torch_pair()
     yield one_opencv()
     yield device()
@@ -64,6 +66,15 @@ def requirements() -> Iterator[tuple[bool, str]]:
             continue
         good = _numbers(have) == _numbers(floor) if operator == "==" else _numbers(have) >= _numbers(floor or "0")
         yield good, f"{name} {have}" + ("" if good else f"; pip install '{text}'")
+
+
+def extras() -> Iterator[tuple[bool, str]]:
+    """What is not installed unless asked for; nothing is wrong without it."""
+    for package, extra, use in EXTRAS:
+        try:
+            yield True, f"{package} {importlib.metadata.version(package)} ({use})"
+        except importlib.metadata.PackageNotFoundError:
+            yield True, f"{package} is not installed, nor needed but for {use}; pip install 'cellvision[{extra}]'"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
