@@ -6,8 +6,11 @@ that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR -
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -36,6 +39,7 @@ from cellvision.core.quality import Flag
 from cellvision.core.rawfolder import Entry, scan
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.segmenters import SEGMENTERS, WHY, SegmenterConfig
+from cellvision.segmenters.slow import Slow, announce
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 REVISION = 2
 PARTS = "parts"
 GREY_OR_RGB = (1, 3)
+SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
 
 class ReadConfig(StageModel):
@@ -101,11 +106,11 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.crops is not None:
         return take_ready_crops(cfg, cfg.crops, out)
     entries = scan_folder(cfg)
-    segmenter = SEGMENTERS.build(cfg.segmenter, device=cfg.device)  # every user error happens here
+    _BUILT.clear()
+    inputs = {"raw": fingerprint_of(entries), "segmenter": _segmenter(cfg).identity()}  # every user error happens here
     say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
     for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
         say(f"segment: there is no group {group!r} below {cfg.raw}; its mode has no effect")
-    inputs = {"raw": fingerprint_of(entries), "segmenter": segmenter.identity()}
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
     truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
@@ -180,8 +185,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     kept = sum(entry.status == "ok" for entry in entries) - len(todo)
     if kept:
         say(f"segment: {kept} images were already done")
-    workers = parallel.cores() if cfg.workers is None else cfg.workers
-    results = parallel.ordered_map(segment_one, todo, min(workers, len(todo)))
+    results = parallel.ordered_map(segment_one, todo, processes(cfg, todo))
     for _ in track(results, "segment", kept + len(todo), kept):
         pass
     parts = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
@@ -192,6 +196,25 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     cells = pd.concat(tables, ignore_index=True)
     columns = images[["image_id", "pixel_hash", "group", "path"]]
     return images, cells.merge(columns, on="image_id", how="left", validate="many_to_one")
+
+
+def processes(cfg: Config, todo: list[tuple[Config, Entry, Path]]) -> int:
+    """`--workers`, else one a core; of a slow segmenter no more than fit into memory, and it says what is to come."""
+    segmenter = _segmenter(cfg)
+    workers = min(parallel.cores() if cfg.workers is None else cfg.workers, len(todo))
+    if isinstance(segmenter, Slow) and todo:
+        workers = min(workers, segmenter.processes()) if cfg.workers is None else workers
+        announce(segmenter, _sample(todo), len(todo), workers)
+        if workers > 1:
+            _BUILT.clear()  # each process has its own
+    return workers
+
+
+def _sample(todo: list[tuple[Config, Entry, Path]]) -> Iterator[NDArray[np.uint8]]:
+    """What the segmenter will see of up to SAMPLED images, evenly over the list, as far as they can be read."""
+    for cfg, entry, _ in todo[:: math.ceil(len(todo) / SAMPLED)]:
+        with contextlib.suppress(ImageError):
+            yield seen_by_segmenter(load_pixels(cfg, entry)[1])
 
 
 def _refuse_nothing(images: pd.DataFrame) -> None:
@@ -223,9 +246,7 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
         return files.write_json(
             _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
-    found = _segmenter(cfg).segment(
-        pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
-    )
+    found = _segmenter(cfg).segment(seen_by_segmenter(pixels))
     sifted = hygiene.sift(found.masks, found.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop)
     masks.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
@@ -237,6 +258,11 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
         row["reason"] = Reason.E_NO_CELLS
     rows = {} if sifted.items.empty else sifted.items.to_dict("list")
     return files.write_json(_part(out, entry), {"image": row, "cells": rows})
+
+
+def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> (H, W, 1 or 3); other numbers of channels are averaged."""
+    return pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
 
 
 _BUILT: dict[str, Any] = {}  # one segmenter per worker process: weights are loaded once

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 
+from cellvision import segment
+from cellvision.core import parallel
 from cellvision.core.cli import main
 from cellvision.core.config import build, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
@@ -306,6 +308,81 @@ def test_odd_shapes_go_through(small, shape):
     assert make(small).segment(noise(*shape)).masks.shape == shape[:2]
 
 
+# --- what it will cost
+
+
+@pytest.fixture
+def seen(flows_to_bright, monkeypatch):
+    """Tiles that went through the network, one number a call."""
+    forward, counts = sys.modules["cellpose.core"]._forward, []
+
+    def counting(net, tiles):
+        counts.append(len(tiles))
+        return forward(net, tiles)
+
+    monkeypatch.setattr("cellpose.core._forward", counting)
+    return counts
+
+
+@pytest.mark.parametrize("diameter", [None, 13, 30, 77.7])
+@pytest.mark.parametrize("shape", [(7, 90), (8, 8), (240, 241), (255, 256), (257, 700)])
+def test_tiles_are_those_that_go_through_the_network(small, seen, shape, diameter):
+    segmenter = make(small, diameter=diameter)
+    segmenter.segment(np.zeros((*shape, 1), np.uint8))
+    assert segmenter.tiles(*shape) == sum(seen)
+
+
+@pytest.mark.parametrize(("diameter", "tiles"), [(None, 1), (15, 1), (60, 1)])
+def test_one_tile_is_timed_once_the_network_is_there(small, seen, monkeypatch, diameter, tiles):
+    clock = iter([10.0, 13.5])
+    monkeypatch.setattr("cellvision.segmenters.cellpose.time.perf_counter", lambda: next(clock))
+    assert make(small, diameter=diameter).tile_seconds(noise(600, 700, 3)) == 3.5 / tiles
+    assert seen == [tiles, tiles]
+
+
+def test_processes_fit_into_the_memory(small, monkeypatch):
+    segmenter = make(small)
+    for free, processes in ((1e9, 1), (9e9, 2), (100e9, 25)):
+        monkeypatch.setattr("cellvision.core.parallel.free_memory", lambda free=free: free)
+        assert segmenter.processes() == processes
+    assert parallel.free_memory() > 1e8
+
+
+def write_noise(folder, *shapes):
+    folder.mkdir(parents=True)
+    for number, shape in enumerate(shapes):
+        cv2.imwrite(str(folder / f"{number}.png"), noise(*shape))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4, "16 tiles in 3 images, 4 s a tile, 1 at once: 1 min 04 s"),
+     (90, "16 tiles in 3 images, 90 s a tile, 1 at once: 24 min 00 s; --segmenter nano is the quick way")],
+)  # fmt: skip
+def test_segment_says_how_long_it_will_take_before_it_starts(tmp_path, small, seen, capfd, monkeypatch, seconds, words):
+    write_noise(tmp_path / "raw" / "a", (240, 240), (500, 500), (257, 500))  # 1, 9 and 6 tiles
+    monkeypatch.setattr(Cellpose, "tile_seconds", lambda self, pixels: float(seconds))
+    out = tmp_path / "out"
+    arguments = ["--raw", str(tmp_path / "raw"), "--segmenter", "cellpose", "--weights", str(small), "--workers", "1"]
+    main("segment", [*arguments, "--out", str(out), "--set", "segmenter.flow_threshold=0"])
+    assert f"segment: {words}\n" in capfd.readouterr().err
+    assert sum(seen) == 16
+    assert main("segment", [*arguments, "--out", str(out), "--set", "segmenter.flow_threshold=0"]) == 0
+    assert "at once" not in capfd.readouterr().err
+
+
+def test_no_more_processes_than_fit_unless_workers_says_so(tmp_path, small, seen, monkeypatch):
+    write_noise(tmp_path / "raw" / "a", *[(64, 64)] * 40)
+    monkeypatch.setattr("cellvision.core.parallel.cores", lambda: 16)
+    monkeypatch.setattr("cellvision.core.parallel.free_memory", lambda: 13e9)
+    for workers, processes in ((None, 3), (5, 5), (0, 0), (50, 40)):
+        settings = {"segmenter": {"name": "cellpose", "weights": str(small)}, "raw": tmp_path / "raw"}
+        cfg = segment.Config(**settings, workers=workers, device="cpu")
+        todo = [(cfg, entry, tmp_path) for entry in segment.scan_folder(cfg)]
+        assert segment.processes(cfg, todo) == processes
+        assert segment.processes(cfg, []) == 0
+
+
 # --- no side effects
 
 
@@ -349,6 +426,14 @@ def test_importing_cellpose_turns_nothing_on(small, monkeypatch):
         import cellpose.models  # noqa: F401
 
         assert torch.backends.cuda.matmul.allow_tf32  # why it is put back
+    assert everything_global() == before
+
+
+def test_making_one_leaves_the_threads_alone(small, monkeypatch):
+    """A worker has one thread, also for its first image: masks do not depend on the number of cores."""
+    monkeypatch.setattr("cellvision.core.parallel.cores", lambda: 16)
+    before = everything_global()
+    make(small)
     assert everything_global() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cellvision.core import signals
@@ -19,11 +21,23 @@ from cellvision.core.errors import CellvisionError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 4  # tasks in flight per worker
+UNKNOWN_MEMORY = 8e9  # bytes taken as free where the system does not say
 
 
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes that are free on this machine, or at most the limit of the container it is."""
+    found = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found, default=UNKNOWN_MEMORY)
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
+import math
 import os
 import pickle
 import random
 import struct
+import time
 import warnings
 import zipfile
 import zlib
@@ -25,10 +27,10 @@ import numpy as np
 import torch  # at once, so that a worker process limits torch's threads before its first image
 from numpy.typing import NDArray
 
-from cellvision.core import files
+from cellvision.core import files, parallel
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
-from cellvision.core.loop import pick_device
+from cellvision.core.loop import device_named
 from cellvision.segmenters import Segmentation, in_raster_order
 
 REVISION = "1"  # raised when masks change
@@ -36,6 +38,10 @@ OFFICIAL = ("cpsam_v2", "cpsam")  # those of Cellpose 4 that need no further lib
 SOURCE = "the Hugging Face repository mouseland/cellpose-sam"
 SEED = 0  # of every draw Cellpose makes from a global random state
 MIN_SIDE = 8  # px, a smaller image holds no cell
+TILE = 256  # px, side of what the network sees at once
+PADDED = 16  # px that Cellpose adds to each side of an image, which it makes a multiple of as many
+OVERLAP = 0.1  # of a tile, with each neighbour
+MEMORY = 4e9  # bytes, of one process
 NETWORK_DIAMETER = 30.0  # px, to which `diameter` is scaled
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, TypeError,
               LookupError, AttributeError, AssertionError, ArithmeticError)  # fmt: skip  # what damaged archives raise
@@ -61,7 +67,7 @@ class Cellpose:
 
     def __init__(self, cfg: Cellpose.Config, device: str = "auto") -> None:
         self.cfg = cfg
-        self.device = pick_device(device)
+        self.device = device_named(device)  # and the threads stay as they are
         self.precision = cfg.precision if cfg.precision != "auto" else fast_precision(self.device)
         self.path = find_weights(cfg.weights).absolute()
         check_network(read_weights(self.path), self.path)
@@ -70,7 +76,7 @@ class Cellpose:
     def segment(self, pixels: NDArray[np.uint8]) -> Segmentation:
         """(H, W, C) uint8, C in {1, 3} -> masks, with each cell's mean probability and flow error."""
         cfg, (height, width) = self.cfg, pixels.shape[:2]
-        if min(height, width) * min(1.0, NETWORK_DIAMETER / (cfg.diameter or NETWORK_DIAMETER)) < MIN_SIDE:
+        if not self.tiles(height, width):
             return Segmentation(np.zeros(pixels.shape[:2], np.int32), {}, ("no cells: the image is too small",))
         rgb = np.zeros((height, width, 3), np.uint8)  # grey is the first channel, as Cellpose itself has it
         rgb[..., : pixels.shape[2]] = pixels
@@ -86,6 +92,39 @@ class Cellpose:
         """What the masks depend on beside the config: method, arithmetic and the content of the weight file."""
         return f"cellpose revision {REVISION}, {self.precision}, sha256 {files.sha256_file(self.path)}"
 
+    # -- what it will cost --
+
+    def processes(self) -> int:
+        """How many fit into the memory that is free, the GPU's too; at least one."""
+        free = parallel.free_memory()
+        if self.device.type == "cuda":
+            free = min(free, torch.cuda.mem_get_info(self.device)[0])
+        return max(1, int(free // MEMORY))
+
+    def lanes(self, processes: int) -> int:
+        """Each core is one; a GPU is one for all."""
+        return 1 if self.device.type == "cuda" else max(1, min(processes, parallel.cores()))
+
+    def tiles(self, height: int, width: int) -> int:
+        """As Cellpose's `run_net` cuts an image; 0 where it is too small to hold a cell."""
+        if min(height, width) * min(1.0, self._scale()) < MIN_SIDE:
+            return 0
+        return math.prod(_tiles_along(int(side * self._scale())) for side in (height, width))
+
+    def tile_seconds(self, pixels: NDArray[np.uint8]) -> float:
+        """Seconds a tile, masks included, of the image's middle: one tile, on a GPU some more."""
+        wanted = int((TILE - PADDED) * (2 if self.device.type == "cuda" else 1) / self._scale())
+        top, left = (max(0, side - wanted) // 2 for side in pixels.shape[:2])
+        piece = pixels[top : top + wanted, left : left + wanted]
+        self.segment(piece)  # the first call loads the network
+        begun = time.perf_counter()
+        self.segment(piece)
+        return (time.perf_counter() - begun) / self.tiles(*piece.shape[:2])
+
+    def _scale(self) -> float:
+        """What Cellpose enlarges an image by before it cuts it."""
+        return NETWORK_DIAMETER / (self.cfg.diameter or NETWORK_DIAMETER)
+
     def _network(self) -> Any:
         if self._model is None:
             from cellpose.models import CellposeModel
@@ -93,6 +132,12 @@ class Cellpose:
             half = self.precision == "bf16"
             self._model = CellposeModel(device=self.device, pretrained_model=str(self.path), use_bfloat16=half)
         return self._model
+
+
+def _tiles_along(side: int) -> int:
+    """Tiles over one side, px at the network's scale."""
+    padded = math.ceil(side / PADDED) * PADDED + PADDED if side >= TILE else max(TILE, side + PADDED)
+    return 1 if padded <= TILE else math.ceil((1.0 + 2 * OVERLAP) * padded / TILE)
 
 
 def describe(
