@@ -45,6 +45,7 @@ AT_TOP = {  # what does nothing without the library, and is itself imported only
         "core/feature_nets.py",
         "core/late_fusion.py",
         "core/loop.py",
+        "core/small_maps.py",
         "branches/rna_networks.py",
         "segmenters/cellpose.py",
         "segmenters/dynamics.py",

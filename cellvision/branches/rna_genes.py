@@ -101,9 +101,12 @@ def to_bins(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[
 
 def principal_axes(values: NDArray[np.float32], state: State) -> NDArray[np.float32]:
     """(n, genes) -> (axes, genes): the first principal axes of the standardised cells, each scaled to unit variance."""
-    from sklearn.utils.extmath import randomized_svd
+    from scipy.sparse.linalg import svds
 
     centred = ((values - state["mean"]) / state["std"]).clip(-LIMIT, LIMIT)
-    count = min(AXES, *centred.shape)
-    _, spread, axes = randomized_svd(centred, count, random_state=0)
+    count = min(AXES, min(centred.shape) - 1)
+    if count < 1 or not centred.any():
+        return np.zeros((0, centred.shape[1]), np.float32)
+    _, spread, axes = svds(centred, count, v0=np.ones(min(centred.shape)))
+    spread, axes = spread[::-1], axes[::-1]
     return (axes * np.sqrt(len(values)) / np.maximum(spread, 1e-6)[:, None]).astype(np.float32)
