@@ -108,5 +108,5 @@ def principal_axes(values: NDArray[np.float32], state: State) -> NDArray[np.floa
     if count < 1 or not centred.any():
         return np.zeros((0, centred.shape[1]), np.float32)
     _, spread, axes = svds(centred, count, v0=np.ones(min(centred.shape)))
-    spread, axes = spread[::-1], axes[::-1]
-    return (axes * np.sqrt(len(values)) / np.maximum(spread, 1e-6)[:, None]).astype(np.float32)
+    real = np.flatnonzero(spread > 1e-4 * spread.max())[::-1]
+    return (axes[real] * np.sqrt(len(values)) / spread[real, None]).astype(np.float32)
