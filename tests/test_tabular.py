@@ -390,15 +390,18 @@ def test_numeric_units_and_formulas_pass_through_splits(tmp_path: Path) -> None:
 # -- known answers --
 
 
-def test_breast_cancer_smoke(tmp_path: Path) -> None:
+def test_breast_cancer_is_told_as_well_as_by_logistic_regression(tmp_path: Path) -> None:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer(as_frame=True)
     path = saved(tmp_path / "cancer.csv", **data.frame.rename(columns={"target": "benign"}))
-    options: dict[str, Any] = {"encoder": "mlp-32-16", "loop": {"steps": 150, "lr": 0.01}, "baselines": False}
-    found = learn(path, tmp_path / "run", target="benign", unit="row", **options)
+    command = f"--items {path} --branch tabular --target benign --unit row --encoder mlp-32-16 --tune whole"
+    given = [*command.split(), "--steps", "150", "--lr", "0.01", "--workers", "0", "--out", str(tmp_path / "run")]
+    assert main("finetune", given) == 0
+    found = files.read_json(tmp_path / "run" / "metrics.json")
     assert found["stamps"] == ["rows assumed independent"]
     assert found["balanced_accuracy"] > 0.94
+    assert abs(found["balanced_accuracy"] - found["baseline_logistic"]) < 0.03
     assert found["scored"] == 569
 
 

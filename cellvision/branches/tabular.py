@@ -111,8 +111,8 @@ class TabularBranch:
         told = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
         if told:
             found.append(
-                f"no features, since CellProfiler numbers and places rows by them: {tables.shorten(told)}; "
-                "see branch.include"
+                "no features, since by CellProfiler's names they describe rows (metadata, numbers, places, parents): "
+                f"{tables.shorten(told)}; see branch.include"
             )
         gaps = int(frame[self.features].isna().to_numpy().sum())
         return [*found, f"{gaps} values are missing"] if gaps else found
