@@ -259,6 +259,45 @@ def test_a_record_of_training_may_be_missing(small):
     make(small)
 
 
+# --- CPDINO, made of a library that is not installed
+
+
+@pytest.fixture
+def dino(tmp_path, monkeypatch):
+    """A weight file of a CPDINO network, and the part of dinov3 that gives it its shape."""
+    import cellpose.vit
+
+    class Encoder(torch.nn.Module):
+        def __init__(self, pretrained):
+            super().__init__()
+            self.cls_token = torch.nn.Parameter(torch.zeros(1, 1, 768))
+            self.patch_embed = torch.nn.Module()
+            self.patch_embed.proj = torch.nn.Conv2d(3, 768, 16, 16)
+
+    for name in ("dinov3_vitl16", "dinov3_vitb16"):
+        monkeypatch.setattr(cellpose.vit, name, Encoder, raising=False)
+    torch.save(cellpose.vit.CPDINO("vitb").state_dict(), tmp_path / "dino")
+    return tmp_path / "dino"
+
+
+def test_a_cpdino_network_sees_larger_tiles(dino, seen):
+    for shape in ((300, 368), (368, 369), (384, 500)):
+        seen.clear()
+        segmenter = make(dino)
+        segmenter.segment(np.zeros((*shape, 1), np.uint8))
+        assert segmenter.tiles(*shape) == sum(seen)
+
+
+@pytest.mark.parametrize(("gone", "advice"), [("CPDINO", "pip install -U cellpose"), ("dinov3_vitl16", "dinov3$")])
+def test_a_cpdino_network_that_cannot_be_made_is_one_line(dino, monkeypatch, gone, advice):
+    import cellpose.vit
+
+    monkeypatch.delattr(cellpose.vit, gone)
+    with pytest.raises(ConfigError, match=advice) as caught:
+        make(dino)
+    assert "\n" not in str(caught.value)
+
+
 # --- masks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import ssl
@@ -24,7 +25,7 @@ class Answer(io.BytesIO):
 
     def __init__(self, content: bytes, status: int = 200, url: str = WANTED.url) -> None:
         super().__init__(content)
-        self.status, self.url = status, url
+        self.status, self.url, self.headers = status, url, {"Content-Length": str(len(content))}
 
     def geturl(self) -> str:
         return self.url
@@ -108,7 +109,48 @@ def test_a_sound_file_is_not_fetched_again_and_an_unknown_name_is_refused(
         fetch.run(fetch.Config(name="cyto3"))
 
 
+@pytest.mark.parametrize("name", ["cpdino", "cpdino-vitb"])
+def test_without_a_known_hash_nothing_is_fetched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(urllib.request, "urlopen", server(CONTENT, log))
+    with pytest.raises(ConfigError, match=f"sha256 of {name} is not known .*blob/main/{name} shows, with --sha256"):
+        fetch.run(fetch.Config(name=name, folder=tmp_path))
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        fetch.run(fetch.Config(name=name, folder=tmp_path, sha256="abc"))
+    with pytest.raises(UnsafeInput, match="not the file"):
+        fetch.run(fetch.Config(name=name, folder=tmp_path, sha256="0" * 64))
+    assert list(tmp_path.iterdir()) == []
+    right = fetch.Config(name=name, folder=tmp_path, sha256=str(WANTED.sha256).upper())
+    for _ in range(2):
+        assert fetch.run(right).read_bytes() == CONTENT
+    assert log == ["all", "all"], "once for the wrong hash, once for the right one"
+    assert "pip install git+https://github.com/facebookresearch/dinov3" in capsys.readouterr().err
+
+
+def test_a_file_of_unknown_size_that_ends_early_is_fetched_again(tmp_path: Path) -> None:
+    path, log = tmp_path / "w", list[str]()
+    unknown = dataclasses.replace(WANTED, size=None)
+
+    def broken(request: urllib.request.Request, timeout: float) -> Answer:
+        answer = Answer(CONTENT[:1000])
+        answer.headers["Content-Length"] = str(len(CONTENT))
+        return answer
+
+    with pytest.raises(CellvisionError, match="ended after 1000 of"):
+        fetch.download(unknown, path, broken)
+    fetch.download(unknown, path, server(CONTENT, log))
+    assert path.read_bytes() == CONTENT
+    assert log == ["all"]
+
+
+def test_another_hash_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave --sha256 out"):
+        fetch.run(fetch.Config(name="cpsam", folder=tmp_path, sha256="0" * 64))
+
+
 def test_the_pinned_hashes_are_whole() -> None:
     for weights in fetch.OFFICIAL.values():
-        assert len(bytes.fromhex(weights.sha256)) == 32
+        assert weights.sha256 is None or len(bytes.fromhex(weights.sha256)) == 32
         assert weights.url.startswith("https://")

@@ -24,6 +24,7 @@ SEGMENTERS = Registry(
     },
 )
 AUTO = "auto"
+DINOV3 = "pip install git+https://github.com/facebookresearch/dinov3"  # what the CPDINO networks are made of
 WHY = {
     "nano": "a small Cellpose network that comes with the package; the default without a GPU and official weights",
     "cellpose": "Cellpose-SAM; the default on a GPU with its weights",

@@ -31,18 +31,20 @@ from cellvision.core import files, parallel
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.loop import device_named
-from cellvision.segmenters import Segmentation, in_raster_order
+from cellvision.segmenters import DINOV3, Segmentation, in_raster_order
 
 REVISION = "1"  # raised when masks change
-OFFICIAL = ("cpsam_v2", "cpsam")  # those of Cellpose 4 that need no further library
+OFFICIAL = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")  # the latter two need the library dinov3
 SOURCE = "the Hugging Face repository mouseland/cellpose-sam"
 SEED = 0  # of every draw Cellpose makes from a global random state
 MIN_SIDE = 8  # px, a smaller image holds no cell
-TILE = 256  # px, side of what the network sees at once
+NAMES = {"sam": "Cellpose-SAM", "dino": "CPDINO"}
+TILES = {"sam": 256, "dino": 384}  # px, side of what a kind of network sees at once
 PADDED = 16  # px that Cellpose adds to each side of an image, which it makes a multiple of as many
 OVERLAP = 0.1  # of a tile, with each neighbour
 MEMORY = 4e9  # bytes, of one process
 NETWORK_DIAMETER = 30.0  # px, to which `diameter` is scaled
+DINO_B = 768  # features of the smaller CPDINO; the larger has 1024
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, TypeError,
               LookupError, AttributeError, AssertionError, ArithmeticError)  # fmt: skip  # what damaged archives raise
 
@@ -55,14 +57,16 @@ class Cellpose:
     class Config(PluginConfig):
         name: Literal["cellpose"] = "cellpose"
         weights: str = option(
-            "cpsam_v2", "cpsam_v2 or cpsam from Cellpose's own folder, or a Cellpose 4 weight file", runtime=True
+            "cpsam_v2",
+            "cpsam_v2, cpsam, cpdino, cpdino-vitb in Cellpose's own folder, or a weight file",
+            runtime=True,
         )  # runtime: a path; the file's hash is part of the identity
         diameter: float | None = option(None, "px, typical cell diameter; not needed from 7 to 120 px", ge=5, le=1000)
         flow_threshold: float = option(0.4, "largest accepted error of a cell's flows; 0 accepts every cell", ge=0)
         cellprob_threshold: float = option(0.0, "log odds; lower finds more and larger cells", ge=-20, le=20)
         min_size: int = option(15, "px of area, drop smaller cells", ge=0)
         largest: float = option(0.4, "drop what fills more than this fraction of the image", gt=0, le=1)
-        batch: int = option(4, "tiles of 256 px that go through the network together", ge=1)
+        batch: int = option(4, "tiles that go through the network together", ge=1)
         precision: Literal["auto", "bf16", "fp32"] = option("auto", "auto: bf16 where the device multiplies it")
 
     def __init__(self, cfg: Cellpose.Config, device: str = "auto") -> None:
@@ -70,7 +74,7 @@ class Cellpose:
         self.device = device_named(device)  # and the threads stay as they are
         self.precision = cfg.precision if cfg.precision != "auto" else fast_precision(self.device)
         self.path = find_weights(cfg.weights).absolute()
-        check_network(read_weights(self.path), self.path)
+        self.tile = TILES[check_network(read_weights(self.path), self.path)]
         self._model: Any = None
 
     def segment(self, pixels: NDArray[np.uint8]) -> Segmentation:
@@ -106,14 +110,14 @@ class Cellpose:
         return 1 if self.device.type == "cuda" else max(1, min(processes, parallel.cores()))
 
     def tiles(self, height: int, width: int) -> int:
-        """As Cellpose's `run_net` cuts an image; 0 where it is too small to hold a cell."""
+        """As Cellpose's own `run_net` cuts an image; 0 where it is too small to hold a cell."""
         if min(height, width) * min(1.0, self._scale()) < MIN_SIDE:
             return 0
-        return math.prod(_tiles_along(int(side * self._scale())) for side in (height, width))
+        return math.prod(_tiles_along(int(side * self._scale()), self.tile) for side in (height, width))
 
     def tile_seconds(self, pixels: NDArray[np.uint8]) -> float:
         """Seconds a tile, masks included, of the image's middle: one tile, on a GPU some more."""
-        wanted = int((TILE - PADDED) * (2 if self.device.type == "cuda" else 1) / self._scale())
+        wanted = int((self.tile - PADDED) * (2 if self.device.type == "cuda" else 1) / self._scale())
         top, left = (max(0, side - wanted) // 2 for side in pixels.shape[:2])
         piece = pixels[top : top + wanted, left : left + wanted]
         self.segment(piece)  # the first call loads the network
@@ -134,10 +138,10 @@ class Cellpose:
         return self._model
 
 
-def _tiles_along(side: int) -> int:
+def _tiles_along(side: int, tile: int) -> int:
     """Tiles over one side, px at the network's scale."""
-    padded = math.ceil(side / PADDED) * PADDED + PADDED if side >= TILE else max(TILE, side + PADDED)
-    return 1 if padded <= TILE else math.ceil((1.0 + 2 * OVERLAP) * padded / TILE)
+    padded = math.ceil(side / PADDED) * PADDED + PADDED if side >= tile else max(tile, side + PADDED)
+    return 1 if padded <= tile else math.ceil((1.0 + 2 * OVERLAP) * padded / tile)
 
 
 def describe(
@@ -224,19 +228,31 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def check_network(state: dict[str, torch.Tensor], path: Path) -> None:
-    """ConfigError names the first tensor of the network that is missing, misshapen or not finite."""
+def check_network(state: dict[str, torch.Tensor], path: Path) -> Literal["sam", "dino"]:
+    """Which kind it is; ConfigError names the first tensor that is missing, misshapen or not finite, or what to do
+    where its network cannot be made here.
+    """
+    kind: Literal["sam", "dino"] = "dino" if "encoder.cls_token" in state else "sam"  # as Cellpose tells them apart
     with isolated(torch.device("cpu")), torch.device("meta"):
-        from cellpose.vit import CPSAM
+        from cellpose import vit
 
-        expected = CPSAM().state_dict()
+        if kind == "sam":
+            expected = vit.CPSAM().state_dict()
+        elif not hasattr(vit, "CPDINO"):
+            raise ConfigError(f"{path} is a CPDINO network, which this cellpose does not know: pip install -U cellpose")
+        elif not hasattr(vit, "dinov3_vitl16"):
+            raise ConfigError(f"{path} is a CPDINO network; take {OFFICIAL[0]}, or install what it needs: {DINOV3}")
+        else:
+            width = len(state["encoder.cls_token"].flatten())
+            expected = vit.CPDINO("vitb" if width == DINO_B else "vitl").state_dict()
     for key, like in expected.items():
         if key.startswith("diam_"):  # a record of the training, not used
             continue
         if key not in state or state[key].shape != like.shape:
-            raise ConfigError(f"{path} is no Cellpose-SAM network (see its tensor {key!r}); {_wanted()}")
+            raise ConfigError(f"{path} is no {NAMES[kind]} network (see its tensor {key!r}); {_wanted()}")
         if not torch.isfinite(state[key].sum(dtype=torch.float32)):
             raise ConfigError(f"{path} is spoilt: tensor {key!r} holds values that are not finite; {_wanted()}")
+    return kind
 
 
 def _wanted() -> str:
