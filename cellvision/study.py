@@ -8,20 +8,22 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cellvision import ablate, finetune, plan, pretrain, report, segment
 from cellvision.core import files, parallel
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
+from cellvision.core.modes import Mode
 from cellvision.core.progress import duration, say
+from cellvision.core.quality import Flag
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.segmenters import SegmenterConfig
 
 REVISION = 1
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
 SSL = "simclr"
-SHARED = ("segmenter", "raw", "annotations", "workers", "device", "strict")  # options that segment has too
+SHARED = ("raw", "segmenter", "annotations", "drop", "mode", "modes", "workers", "device", "strict")  # as in segment
 
 
 class Config(StageConfig):
@@ -32,6 +34,11 @@ class Config(StageConfig):
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
+    drop: tuple[Flag, ...] = option(
+        (), "leave out cells that are border, blurred, saturated, small, large, ragged or uncertain"
+    )
+    mode: Literal["auto"] | Mode = option("auto", "what an item is: cell, object or tile, as in segment")
+    modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     channels: tuple[int, ...] | None = option(None, "channels to keep, counted from 0")
     target: str = option("group", "what the classifiers learn: group (weak) or annotation (true)")
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX; the image when absent")
@@ -50,7 +57,7 @@ class Config(StageConfig):
 def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
     seconds = parse_budget(cfg.budget)
-    cutting = segment.Config(**_only(cfg, *SHARED), read={"channels": cfg.channels})
+    cutting = cut_with(cfg)
     inputs = {"raw": segment.fingerprint_of(segment.scan_folder(cutting))}
     for name in ("annotations", "units"):
         if getattr(cfg, name):
@@ -68,6 +75,11 @@ def run(cfg: Config, out: Path) -> None:
         claimed.finish(found | {"bundle": bundle, "not_run": schedule["not_run"]})
     report.write(out, out / "report.html")
     return say(f"study: {out / 'report.html'}")
+
+
+def cut_with(cfg: Config) -> segment.Config:
+    """The options of its `segment`."""
+    return segment.Config(**_only(cfg, *SHARED), read={"channels": cfg.channels})
 
 
 def _only(cfg: Config, *names: str) -> dict[str, Any]:

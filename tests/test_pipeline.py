@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from conftest import TINY
 
-from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate
+from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate, study
 from cellvision.core import files
-from cellvision.core.cli import dispatch, main
+from cellvision.core.cli import dispatch, main, read_config
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, LeakError, StrategyRefused
 from cellvision.core.items import Crops
@@ -319,6 +319,15 @@ def test_study_goes_from_raw_images_to_a_report(studied: Path) -> None:
     assert summary["simclr, whole"] == "ok"
     assert summary["bags (mil), linear probe"].startswith("refused")
     assert (studied / metrics_of(studied)["bundle"] / "bundle.json").exists()
+
+
+def test_a_study_cuts_as_it_is_told() -> None:
+    flags = ["--raw", "raw", "--drop", "border,blurred", "--mode", "cell", "--diameter", "21", "--channels", "0,1,2"]
+    _, cfg, _ = read_config("study", [*flags, "--set", "modes.neuron=object", "--out", "out"])
+    cut = study.cut_with(cfg)
+    assert (cut.drop, cut.mode, cut.modes) == (("border", "blurred"), "cell", {"neuron": "object"})
+    assert cut.read.channels == (0, 1, 2)
+    assert cut.segmenter.model_dump()["diameter"] == 21
 
 
 def test_a_bundle_of_a_study_predicts(studied: Path, simulated: Path, tmp_path: Path) -> None:

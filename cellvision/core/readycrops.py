@@ -111,7 +111,11 @@ def group_of(name: str) -> str:
 
 
 def place(pixels: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
-    """(h, w, c) -> (size, size, channels+1): centred, border repeated, shrunk only where it does not fit."""
+    """(h, w, c) uint8 -> (size, size, channels+1) uint8, the last channel its mask: what the picture covers.
+
+    It stands in the middle, surrounded by its median colour, and is shrunk only where it is larger than `size` px; grey
+    is repeated over the channels.
+    """
     import pandas as pd
 
     if pixels.shape[2] < channels:

@@ -593,12 +593,9 @@ def drop_specks(labels: Labels, smallest_px: float) -> Labels:
 
 
 def describe(labels: Labels, scene: Scene) -> dict[str, NDArray[np.float32]]:
-    """Per cell: `contrast` (mean signal over the noise of the background) and `solidity` (1 is convex)."""
-    from scipy import ndimage
-
+    """Per cell: `contrast`, its mean signal over the noise of the background."""
     count = int(labels.max())
     area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     total = np.bincount(labels.ravel(), weights=scene.signal.ravel(), minlength=count + 1)[1:]
-    solid = [solidity_of(labels[box] == label) for label, box in enumerate(ndimage.find_objects(labels), start=1)]
     contrast = total / np.maximum(area, 1) / max(scene.noise, 0.5)
-    return {"contrast": contrast.astype(np.float32), "solidity": np.array(solid, np.float32)}
+    return {"contrast": contrast.astype(np.float32)}
