@@ -165,6 +165,20 @@ def test_csv_is_read_both_ways_round(values: NDArray, tmp_path: Path, separator:
     assert ("donor" in branch.items.table) == (orient == "cells")
 
 
+def test_csv_with_decimal_commas_and_twin_genes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("cell;g;g;h\nA;1,5;2;0\nB;0,5;3,5;1\n")
+    found = counts.read(tmp_path / "a.csv")
+    assert found.genes.tolist() == ["g", "g", "h"]
+    np.testing.assert_array_equal(found.matrix.take(np.arange(2)).toarray(), [[1.5, 2, 0], [0.5, 3.5, 1]])
+
+
+def test_a_10x_folder_without_barcodes_is_one_line(tmp_path: Path) -> None:
+    for name, text in (("features.tsv", "g1\tG1\n"), ("barcodes.tsv", ""), ("matrix.mtx", "")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="cannot read the 10x folder"):
+        counts.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error", "said"),
     [
@@ -173,6 +187,9 @@ def test_csv_is_read_both_ways_round(values: NDArray, tmp_path: Path, separator:
         ("a.pkl", b"x", UnsafeInput, "hold code"),
         ("a.docx", b"x", ConfigError, "cannot tell what"),
         ("a.csv", b"a,b\nx,y\n", NoUsableInput, "no numeric column"),
+        ("a.csv", b"", NoUsableInput, "is empty"),
+        ("a.csv", b"c,g,h\nA,1,2\nB,1,x7\nC,1,2\n", ConfigError, "line 3, column 'h': 'x7' is no number"),
+        ("a.csv", b"c,g,h\nA,1,2\nB,1,2,3\n", ConfigError, "header has 3 fields, but line 3 has 4"),
     ],
 )
 def test_what_is_no_expression_is_refused(

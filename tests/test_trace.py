@@ -246,22 +246,39 @@ def test_a_target_that_changes_with_time_is_no_channel(tmp_path: Path) -> None:
          r"line 3, column 'ERK_5': 'high' is no number"),
         (wide_text(["a,x," + ",".join(["1"] * 18)]), r"line 2 has more fields"),
         (wide_text(["a,x," + ",".join(["1"] * 16)] * 2), "item_id must be unique; 'a'"),
-        (wide_text(["a,x," + "," * 15]), "no trace with a finite value"),
+        (wide_text(["a,x," + "1," * 15 + "1", "b,y,1,2"]), "header has 18 fields, but line 3 has 4"),
+        (wide_text(["a,x," + "1," * 15 + "1", "b,y" + ",1" * 17]), "header has 18 fields, but line 3 has 19"),
+        (wide_text(["a,x," + "1," * 15 + "1"]).replace("ERK_1", "ERK_0"), "such as 'ERK_0' .columns 3, 4.; rename"),
         ("a,b\n1,2\n", "looks neither wide"),
         ("id,time,v\n1,0,2\n1,0,3\n", r"line 3: 1 has the time 0 twice"),
         ("id,time,v\n1,0,2\n1,1,2\n", "no numbers that change with time"),
         ("id,time,v\n" + "".join(f"{n},{n / 7},{n}\n{n},{n / 7 + 1},{n + 1}\n" for n in range(9)), "on one grid"),
     ],
-    ids=["text", "ragged", "twice", "empty", "no trace", "time twice", "constant", "no grid"],
+    ids=["text", "ragged", "twice", "short", "long", "same name", "no trace", "time twice", "constant", "no grid"],
 )  # fmt: skip
 def test_a_table_that_does_not_fit_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         opened(table_of(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "is empty"), (wide_text([]), "no trace with a finite"), (wide_text(["a,x," + "," * 15]), "no trace with a")],
+)
+def test_a_table_without_traces_is_no_usable_input(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(NoUsableInput, match=message):
+        opened(table_of(tmp_path, text))
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_semicolons_go_with_either_decimal_mark(tmp_path: Path, decimal: str) -> None:
+    text = wide_text(["a,x," + ",".join(["0.5"] * 16)]).replace(",", ";").replace(".", decimal)
+    assert (opened(table_of(tmp_path, text)).traces.take(np.arange(1)) == 0.5).all()
+
+
 def test_pickles_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "t.pkl").write_bytes(b"\x80\x04.")
-    with pytest.raises(ConfigError, match="may hold code"):
+    with pytest.raises(UnsafeInput, match="may hold code"):
         opened(tmp_path / "t.pkl")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellvision.branches import Augment, Baseline, State
 from cellvision.core import files, rundir, tracetables
 from cellvision.core.config import PluginConfig, fingerprint, option
-from cellvision.core.errors import ConfigError
+from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.items import Items, no_missed
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
@@ -194,7 +194,7 @@ def _read(
     found = tracetables.read(source, cfg.id_column, cfg.time_column, cfg.channels, reserved)
     table, empty = found.table, ~np.isfinite(found.values).any((1, 2))
     if empty.all():
-        raise ConfigError(f"{source} has no trace with a finite value")
+        raise NoUsableInput(f"{source} has no trace with a finite value")
     table = table.assign(item_id=table[found.id_column].astype(str), unit=None)
     if empty.any():
         first = table["item_id"][empty].iloc[0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellvision.core import tables
 from cellvision.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,16 +54,18 @@ def join(cells: pd.DataFrame, given: Sequence[Path]) -> tuple[pd.DataFrame, list
     return cells, notes
 
 
-def read_words(path: Path) -> Any:
-    """A CSV or Parquet table, everything as text."""
+def read_words(path: Path, rows: int | None = None) -> Any:
+    """A CSV or Parquet table, everything as text; with `rows`, its portions of that many rows."""
     import pandas as pd
 
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path).astype(str)
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", sep="\t" if path.suffix == ".tsv" else ",")
+            table = pd.read_parquet(path).astype(str)
+            return table if rows is None else [table]
+        dialect = tables.plain_dialect(path)
+        return pd.read_csv(path, dtype=str, encoding=dialect.encoding, sep=dialect.separator, chunksize=rows)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())[:160]}") from None
+        raise ConfigError(f"cannot read {path}: {tables.one_line(error)}") from None
 
 
 def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
@@ -73,7 +76,7 @@ def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     bare = pd.Index([re.sub(r"-\d+$", "", name) for name in wanted])
     best: tuple[int, Any, str] = (0, None, "")
     parts: dict[tuple[str, bool], list[Any]] = {}
-    for part in _portions(path):
+    for part in read_words(path, ROWS):
         columns = [name for name in KEYS if name in part] or list(part.columns)
         for column in columns:
             for cut, names in ((False, wanted), (True, bare)):
@@ -93,17 +96,6 @@ def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
         notes.append(f"{path.name}: {len(cells) - count} of {len(cells)} cells are not in column {column!r}")
     table.index = cells.index
     return _beside(cells, table)
-
-
-def _portions(path: Path) -> Any:
-    import pandas as pd
-
-    if path.suffix == ".parquet":
-        return [read_words(path)]
-    try:
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", chunksize=ROWS)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())[:160]}") from None
 
 
 def by_column(cells: pd.DataFrame, table: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import safe_h5
+from cellvision.core import files, safe_h5, tables
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Kind = Literal["counts", "log1p", "log2", "normalised", "scaled"]
 BACKED_BYTES = 256 * 2**20  # values of a larger matrix stay in the file
 CHUNK = 4096  # cells read at once when everything is gone through
 SAMPLE = 500  # cells that the kind of the values is told from
-PICKLED = {".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".rds", ".rdata"}
 LARGEST_LOG = 15.0  # logs of real data are smaller
 NEAR = 0.9  # share of ratios that must be whole numbers for values to be scaled counts
 GENE_HEADERS = {"", "gene", "genes", "gene_id", "gene_ids", "gene_name", "gene_symbol", "geneid", "symbol", "feature"}
@@ -138,7 +137,7 @@ def read(path: Path, layer: str = "auto", backed: bool | None = None, orient: st
         raise ConfigError(f"nothing at {path}; the rna branch reads h5ad, a 10x folder or h5, CSV and TSV")
     if path.is_dir():
         found = read_10x_folder(path)
-    elif suffixes & PICKLED:
+    elif suffixes & files.PICKLED:
         raise UnsafeInput(f"{path} is of a kind that can hold code and is never loaded; convert it to h5ad")
     elif suffixes & {".h5ad", ".h5", ".hdf5"}:
         found = read_h5(path, layer, backed)
@@ -282,12 +281,13 @@ def read_10x_folder(path: Path) -> Expression:
                     return found
         raise ConfigError(f"{path} is no 10x folder: it has no {names[0]}[.gz]")
 
-    features = pd.read_csv(find("features.tsv", "genes.tsv"), sep="\t", header=None, dtype=str, keep_default_na=False)
-    barcodes = pd.read_csv(find("barcodes.tsv"), sep="\t", header=None, dtype=str)[0].to_numpy()
+    settings: dict[str, Any] = {"sep": "\t", "header": None, "dtype": str, "keep_default_na": False}
     try:
+        features = pd.read_csv(find("features.tsv", "genes.tsv"), **settings)
+        barcodes = pd.read_csv(find("barcodes.tsv"), **settings)[0].to_numpy()
         values = mmread(find("matrix.mtx")).T
     except (ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"cannot read the matrix in {path}: {' '.join(str(error).split())[:120]}") from None
+        raise ConfigError(f"cannot read the 10x folder {path}: {tables.one_line(error)}") from None
     if values.shape != (len(barcodes), len(features)):
         raise ConfigError(
             f"{path}: the matrix is {values.shape[1]} genes by {values.shape[0]} cells, features.tsv has "
@@ -316,44 +316,45 @@ def read_csv(path: Path, orient: str) -> Expression:
     import pandas as pd
     from scipy.sparse import csr_matrix, vstack
 
-    separator = sniff(path)
-    settings: dict[str, Any] = {"sep": separator, "encoding": "utf-8-sig", "index_col": 0, "low_memory": False}
+    dialect = tables.plain_dialect(path)
+    header = tables.header(path, dialect)
+    settings: dict[str, Any] = {"sep": dialect.separator, "decimal": dialect.decimal, "encoding": dialect.encoding}
     parts: list[Any] = []
-    tables: list[pd.DataFrame] = []
+    beside: list[pd.DataFrame] = []
     numeric: list[str] | None = None
+    names: list[str] = []
     try:
-        header = pd.read_csv(path, sep=separator, encoding="utf-8-sig", nrows=0).columns
-        for part in pd.read_csv(path, chunksize=1000, **settings):
+        for part in pd.read_csv(path, chunksize=1000, index_col=0, low_memory=False, **settings):
             if numeric is None:
-                numeric = [name for name in part if part[name].dtype.kind in "iufb"]
-            rest = part.drop(columns=numeric)
-            parts.append(csr_matrix(part[numeric].to_numpy(np.float32)))
-            tables.append(rest)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())[:160]}") from None
+                numeric = [name for name in part if mostly_numbers(part[name])]
+                as_written = dict(zip(part.columns, header[-len(part.columns) :], strict=True))  # pandas renames twins
+                names = [as_written[name] for name in numeric]
+            line = sum(map(len, beside)) + 2
+            parts.append(csr_matrix(tables.as_numbers(part[numeric], path, line).to_numpy(np.float32)))
+            beside.append(part.drop(columns=numeric))
+    except (ValueError, OSError) as error:
+        fault = tables.ragged(path, dialect, len(header)) if isinstance(error, pd.errors.ParserError) else None
+        raise ConfigError(fault or f"cannot read {path}: {tables.one_line(error)}") from None
     if not numeric:
         raise NoUsableInput(f"{path} has no numeric column")
-    table, values = pd.concat(tables), vstack(parts, "csr")
-    first = re.sub(r"^unnamed: 0$", "", str(header[0]).strip().lower())
+    table, values = pd.concat(beside), vstack(parts, "csr")
+    first = re.sub(r"^unnamed: 0$", "", header[0].strip().lower())
     if orient == "genes" or (orient == "auto" and first in GENE_HEADERS - {""}):
-        cells = pd.DataFrame(index=pd.Index(numeric, dtype=str))
-        names = text_columns(table)
-        return Expression(InMemory(values.T), table.index.astype(str).to_numpy(object), names, cells,
+        cells = pd.DataFrame(index=pd.Index(names, dtype=str))
+        other = text_columns(table)
+        return Expression(InMemory(values.T), table.index.astype(str).to_numpy(object), other, cells,
                           ["genes stand in the rows of this table"])  # fmt: skip
     table.index = table.index.astype(str)
-    return Expression(InMemory(values), np.array(numeric, object), {}, table)
+    return Expression(InMemory(values), np.array(names, object), {}, table)
 
 
-def sniff(path: Path) -> str:
-    """The separator that occurs most in the first line."""
-    import gzip
+def mostly_numbers(column: pd.Series) -> bool:
+    """A column of numbers, in which any other text is a fault and not a description of cells."""
+    import pandas as pd
 
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
-            first = handle.readline().decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise ConfigError(f"cannot read {path} as text: {error}") from None
-    return max(",;\t", key=first.count)
+    if column.dtype.kind in "iufb":
+        return True
+    return bool(pd.to_numeric(column, errors="coerce").notna().sum() > tables.MOSTLY * column.notna().sum())
 
 
 # -- what the values are ------------------------------------------------------------------------------------------

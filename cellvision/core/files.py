@@ -14,6 +14,9 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, or split a row at
+PICKLED = {  # suffixes of files that may hold code and are never loaded
+    ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".rds", ".rda", ".rdata",
+}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import itertools
 import re
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-PICKLED = {".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".h5", ".hdf5", ".hdf", ".rds", ".rda"}
+PICKLED = files.PICKLED | {".h5", ".hdf5", ".hdf"}  # pandas keeps pickled objects in HDF5
 SEPARATORS = (",", ";", "\t", "|", " ")
 ONE_COLUMN = "\x1f"  # stands for a separator where the file has none
 DENSE_CELLS = 1 << 28  # values of an h5ad that are held as a table
@@ -100,7 +102,7 @@ def read(path: Path, separator: str | None = None, decimal: str | None = None) -
         table = read_h5ad(path)
     else:
         table = read_csv(path, sniff(path, separator, decimal))
-    _check_names([str(name) for name in table.frame.columns], str(path))
+    check_names([str(name) for name in table.frame.columns], str(path))
     if table.frame.empty:
         raise NoUsableInput(f"{path} holds a header but no rows")
     return table
@@ -123,7 +125,7 @@ def _refuse(path: Path, head: bytes) -> None:
             raise ConfigError(f"{path} is {what}, no table; save or unpack it as CSV or Parquet")
 
 
-def _check_names(names: list[str], where: str) -> None:
+def check_names(names: list[str], where: str) -> None:
     """ConfigError for names that stand twice: features are aligned by name."""
     place: dict[str, list[int]] = {}
     for number, name in enumerate(names, 1):
@@ -217,6 +219,50 @@ def find_separator(sample: str, where: Path) -> str:
     return found
 
 
+def plain_dialect(path: Path) -> Dialect:
+    """How pandas is to read a CSV in UTF-8, gzipped or not, that holds a matrix too large for `read`.
+
+    The separator is the most frequent of comma, semicolon and tab in the header. NoUsableInput for an empty file.
+    """
+    try:
+        with _open(path, "utf-8-sig") as handle:
+            sample = handle.read(SAMPLE)
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise ConfigError(f"cannot read {path} as text: {one_line(error)}") from None
+    if not sample.strip():
+        raise NoUsableInput(f"{path} is empty")
+    separator = max(",;\t", key=sample.partition("\n")[0].count)
+    if separator == ",":
+        return Dialect("utf-8-sig", separator)
+    found = {reading(cell.strip()) for _, record in _some_rows(sample, separator, path) for cell in record}
+    comma = found & {"comma", "unsure"} and not found & {"point", "grouped"}
+    return Dialect("utf-8-sig", separator, "," if comma else ".")
+
+
+def header(path: Path, dialect: Dialect) -> list[str]:
+    """The names in the first line."""
+    return next(_rows(path, dialect))[1]
+
+
+def as_numbers(table: pd.DataFrame, path: Path, line: int = 2) -> pd.DataFrame:
+    """Columns of text as numbers; ConfigError names the first cell that is none. `line` is that of the first row."""
+    import pandas as pd
+
+    for column in table.columns[[kind.kind not in "iufb" for kind in table.dtypes]]:
+        made = pd.to_numeric(table[column], errors="coerce")
+        bad = (made.isna() & table[column].notna()).to_numpy()
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ConfigError(f"{path}, line {row + line}, column {column!r}: {table[column].iloc[row]!r} is no number")
+        table = table.assign(**{str(column): made})
+    return table
+
+
+def one_line(error: Exception) -> str:
+    """What a library says, as part of a message."""
+    return " ".join(str(error).split())[:160]
+
+
 def reading(cell: str) -> str | None:
     """What a cell says about decimal marks: point, comma, or commas that group; `unsure` for 1,234."""
     if "," not in cell and "." not in cell:
@@ -265,7 +311,7 @@ def read_csv(path: Path, dialect: Dialect) -> Table:
     if unnamed:
         notes.append(f"{len(unnamed)} columns without name and values are left out")
     kept = [at for at, name in enumerate(names) if name]
-    _check_names([names[at] for at in kept], str(path))
+    check_names([names[at] for at in kept], str(path))
     frame = pd.DataFrame({names[at]: columns[at] for at in kept})
     texts = [at for at in kept if columns[at].dtype == object]
     faults = {names[at]: fault for at in texts if (fault := _fault(path, dialect, names[at], at, columns[at]))}
@@ -287,9 +333,13 @@ def _columns(path: Path, dialect: Dialect, width: int) -> list[NDArray]:
     return [found[at] for at in range(width)]
 
 
+def _open(path: Path, encoding: str) -> Any:
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="")
+
+
 def _rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """(line on which it begins, fields) of the header and every row, slowly: for the header and for messages."""
-    with path.open(encoding=dialect.encoding, newline="") as handle:
+    with _open(path, dialect.encoding) as handle:
         for _ in range(dialect.skip):
             handle.readline()
         reader = csv.reader(handle, delimiter=dialect.separator)
@@ -326,12 +376,10 @@ def _blocks(path: Path, dialect: Dialect, width: int, only: list[int] | None = N
                 ),
             )  # fmt: skip
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ConfigError(
-            _ragged(path, dialect, width) or f"cannot read {path}: {' '.join(str(error).split())}"
-        ) from None
+        raise ConfigError(ragged(path, dialect, width) or f"cannot read {path}: {one_line(error)}") from None
 
 
-def _ragged(path: Path, dialect: Dialect, width: int) -> str | None:
+def ragged(path: Path, dialect: Dialect, width: int) -> str | None:
     """The first lines whose number of fields is not the header's."""
     other = (f"line {line} has {len(record)}" for line, record in _rows(path, dialect) if len(record) != width)
     found = list(itertools.islice(other, SHOWN + 1))
@@ -407,8 +455,8 @@ def read_parquet(path: Path) -> Table:
     try:
         table = parquet.ParquetFile(path).read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    _check_names(table.column_names, str(path))
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
+    check_names(table.column_names, str(path))
     frame = table.to_pandas(ignore_metadata=True)
     frame = frame.rename(columns={"__index_level_0__": INDEX, "": INDEX})
     return Table(frame, tuple(_endless(frame)))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import h5py
 
 SUFFIXES = (".h5", ".hdf5", ".mat")
-PICKLED = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth", ".ckpt")
 BLOCK = 32 << 20  # bytes of a matrix held at once
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 PARAMETER = re.compile(rf"([A-Za-z]\w*?)_({NUMBER})(?=_|$)")

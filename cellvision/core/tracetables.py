@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core.errors import ConfigError
-from cellvision.core.tracefiles import PICKLED
+from cellvision.core import files, tables
+from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.tracestore import TRACE
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def read(
 def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    if path.suffix.lower() in PICKLED:
-        raise ConfigError(f"{path} may hold code (a pickle) and is never loaded; save the traces as CSV or HDF5")
+    if path.suffix.lower() in files.PICKLED:
+        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; save the traces as CSV or HDF5")
     if not path.is_file():
         raise ConfigError(
             f"no traces at {path}; expected HDF5 files or a folder of them, an extraction, CSV or Parquet"
@@ -73,23 +73,19 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        mark = separator(path)
-        decimal = "," if mark == ";" else "."
-        table = pd.read_csv(path, sep=mark, decimal=decimal, encoding="utf-8-sig", low_memory=False)
+        dialect = tables.plain_dialect(path)
+        names = tables.header(path, dialect)
+        tables.check_names([name for name in names if name], str(path))
+        settings: dict[str, Any] = {"sep": dialect.separator, "decimal": dialect.decimal, "encoding": dialect.encoding}
+        table = pd.read_csv(path, low_memory=False, **settings)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        fault = tables.ragged(path, dialect, len(names)) if isinstance(error, pd.errors.ParserError) else None
+        raise ConfigError(fault or f"cannot read {path}: {tables.one_line(error)}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index
         raise ConfigError(f"{path}, line 2 has more fields than the header has names")
+    if table.iloc[:, -1].isna().any() and (fault := tables.ragged(path, dialect, len(names))):
+        raise ConfigError(fault)  # pandas fills short rows
     return table
-
-
-def separator(path: Path) -> str:
-    """The most frequent of comma, semicolon and tab in the header."""
-    import gzip
-
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as handle:
-        header = handle.readline()
-    return max(",;\t", key=header.count)
 
 
 def named_classes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -143,16 +139,7 @@ def _from_wide(table: pd.DataFrame, name: str, wide: dict[str, dict[int, str]], 
 
 def _numbers(table: pd.DataFrame, path: Path) -> NDArray[np.float32]:
     """Columns as float32, infinities as unknown. ConfigError names the first cell that is no number."""
-    import pandas as pd
-
-    for column in table.columns[[kind.kind not in "iufb" for kind in table.dtypes]]:
-        made = pd.to_numeric(table[column], errors="coerce")
-        bad = made.isna() & table[column].notna()
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ConfigError(f"{path}, line {row + 2}, column {column!r}: {table[column].iloc[row]!r} is no number")
-        table = table.assign(**{column: made})
-    values = table.to_numpy(np.float32)
+    values = tables.as_numbers(table, path).to_numpy(np.float32)
     return np.where(np.isfinite(values), values, np.float32(np.nan))
 
 
