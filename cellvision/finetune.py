@@ -122,6 +122,9 @@ def run(cfg: Config, out: Path) -> None:
     import torch
 
     job = Job(cfg)
+    unlabelled = int(job.items.table[cfg.target].isna().sum())
+    if unlabelled and cfg.target != "annotation":
+        say(f"finetune: {unlabelled} of {len(job.items.table)} items have no {cfg.target!r} and are left out")
     with RunDir.claim(out, "finetune", cfg, job.inputs(), REVISION) as claimed:
         if not claimed.done:
             claimed.note(device=str(job.device), threads=torch.get_num_threads())
