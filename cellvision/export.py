@@ -100,7 +100,7 @@ def run(cfg: Config, out: Path) -> None:
         cells, notes = sum(count for count, _ in found), [note for _, note in found if note]
     record = {"to": cfg.to, "content": content_of(where), "images": total, "cells": cells}
     files.write_json(out / RECORD, record)
-    say(f"export: {cells} cells of {total} images as {cfg.to} -> {out}")
+    say(f"export: {cells} items of {total} images as {cfg.to} -> {out}")
     for note in notes[:3]:
         say(f"export: {note}")
     if len(notes) > 3:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellvision.core import files
+from cellvision.core import files, modes
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
@@ -119,7 +119,8 @@ def of_segment(where: Path) -> dict[str, Any]:
             {
                 "name": group,
                 "sources": len(per),
-                "cells": len(some),
+                "items": len(some),
+                "words": modes.counted(some["mode"].value_counts()),
                 "per_source": f"{per.min()} to {per.max()}",
                 "area": f"{some['area_px'].median():.0f}",
                 "border": f"{some['touches_border'].mean():.0%}",
@@ -128,7 +129,9 @@ def of_segment(where: Path) -> dict[str, Any]:
             }
         )
     skipped_rows = skipped[["path", "reason", "note"]].head(30).to_dict("records")
-    return {"groups": groups, "skipped": skipped_rows, **of_truth(where)}
+    found = cells["mode"].value_counts()
+    words = {"words": modes.counted(found), "single": set(found.index) == {"cell"}}
+    return {"groups": groups, "skipped": skipped_rows, **words, **of_truth(where)}
 
 
 def of_truth(where: Path) -> dict[str, Any]:

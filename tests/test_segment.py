@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from corpus import write_corpus
 from PIL import Image
 
-from cellvision import segment
+from cellvision import report, segment
 from cellvision.core import crop, items, masks, modes, quality
 from cellvision.core.cli import main
 from cellvision.painters.figures import arbor
@@ -196,8 +197,30 @@ def test_a_neuron_is_an_object_and_never_a_cell(tmp_path: Path, capsys: pytest.C
     assert (metrics["cells"], metrics["objects"], metrics["tiles"]) == (len(cells) - 1, 1, 0)
     assert "cells_neuron" not in metrics
     assert metrics["images_without_cells"] == 0
-    assert f"{len(cells) - 1} cells, 1 objects in 2 images" in capsys.readouterr().err
+    assert f"{len(cells) - 1} cells, 1 object in 2 images" in capsys.readouterr().err
     assert not cells.loc[cells["mode"] == "object", "ragged"].any(), "an arbor is no ragged cell"
+
+
+def test_a_page_and_a_preview_call_no_object_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axis, text, **settings: titles.append(text))
+    save(tmp_path / "raw" / "neuron" / "one.png", neuron())
+    save(tmp_path / "raw" / "other" / "two.png", neuron())
+    run = tmp_path / "run"
+    segment.run(segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0), run)
+    assert titles == ["neuron: 1 object", "other: 1 object"]
+    report.write(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    page = re.sub('<style>.*?</style>|data:image[^"]*', "", page, flags=re.DOTALL).replace("cellvision", "")
+    assert "2 objects; 0 images without any" in page
+    assert "1 of 1 object, drawn evenly" in page
+    assert "cell" not in page.replace("single cell", "")
+
+
+def test_modes_are_counted_by_their_names() -> None:
+    assert modes.counted({"cell": 12, "object": 1, "tile": 0}) == "12 cells, 1 object"
+    assert modes.counted({"tile": 3}) == "3 tiles"
+    assert modes.counted({}) == "0 cells"
 
 
 def test_tiles_are_whole_squares_of_tissue(tmp_path: Path) -> None:

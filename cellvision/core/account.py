@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cellvision.core import files, hygiene
 from cellvision.core.errors import RejectedInput
 from cellvision.core.images import Image, intensity_range, pixel_hash
+from cellvision.core.modes import MODES, counted
 from cellvision.core.overlays import DRAWN
 from cellvision.core.progress import say
 from cellvision.core.quality import FLAGS
@@ -70,10 +71,10 @@ def tell(out: Path, strict: bool) -> None:
     import pandas as pd
 
     metrics, images = files.read_json(out / "metrics.json"), pd.read_parquet(out / "images.parquet")
-    others = "".join(f", {metrics[name]} {name}" for name in ("objects", "tiles") if metrics[name])
+    found = {mode: metrics[f"{mode}s"] for mode in MODES}
     read, ignored = metrics["images_ok"], metrics["images_ignored"]
-    say(f"segment: {metrics['cells']} cells{others} in {read} images; {ignored} files ignored -> {out}")
-    if others:
+    say(f"segment: {counted(found)} in {read} images; {ignored} files ignored -> {out}")
+    if found["object"] or found["tile"]:
         say("segment: objects and tiles are no single cells; the column mode of cells.parquet tells them apart")
     reasons = ", ".join(f"{flag} {metrics[f'dropped_{flag}']}" for flag in FLAGS if metrics[f"dropped_{flag}"])
     if reasons:

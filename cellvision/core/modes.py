@@ -5,6 +5,7 @@ A neuron with its arbor, or vessels cut lengthwise, are no single cells, and cut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -23,6 +24,12 @@ COVER = (0.03, 0.6)  # share of the image that it covers
 REACH = 5  # px, pieces of one object lie closer together
 TILE = 4  # side of a tile, in median cell diameters
 FULL = 0.5  # least share of a tile that is foreground
+
+
+def counted(found: Mapping[str, int]) -> str:
+    """How many items of each mode -> `12 cells, 1 object`; modes without any are left out, if there are any at all."""
+    some = [mode for mode in MODES if found.get(mode)] or ["cell"]
+    return ", ".join(f"{found.get(mode, 0)} {mode}{'' if found.get(mode) == 1 else 's'}" for mode in some)
 
 
 def choose(masks: NDArray[np.int32]) -> Mode:

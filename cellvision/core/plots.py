@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import files, masks, metrics, targets
+from cellvision.core import files, masks, metrics, modes, targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = T
 def preview(
     entries: Iterable[Any], images: pd.DataFrame, folder: Path, path: Path, load: Callable[[Any], NDArray[np.uint8]]
 ) -> None:
-    """Up to twelve images, spread over the groups, with the outlines of their cells and captions."""
+    """Up to twelve images, spread over the groups, with the outlines of their items and how many there are."""
     shown = images[images["status"] == "ok"].sort_values("path")
     shown = (
         shown.assign(turn=shown.groupby("group").cumcount())
@@ -83,7 +83,8 @@ def preview(
         axis.axis("off")
     for axis, tile, row in zip(axes.flat, tiles, shown.itertuples(), strict=False):
         axis.imshow(tile)
-        axis.set_title(f"{_plain(row.group)}: {row.n_cells} cells", fontsize=9)
+        found = {mode: getattr(row, f"n_{mode}s") for mode in modes.MODES}
+        axis.set_title(f"{_plain(row.group)}: {modes.counted(found)}", fontsize=9)
     save(made, path)
 
 
