@@ -65,7 +65,8 @@ def run(cfg: Config, out: Path) -> None:
 def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features: NDArray[np.float32]) -> dict[str, Any]:
     """kNN and balanced logistic regression, fitted on training units, scored on unseen ones.
 
-    An encoder that was not trained has its preprocessing fitted again in every fold.
+    The branch's plain features go through the same regression. An encoder that was not trained has its preprocessing
+    fitted again in every fold.
     """
     import pandas as pd
 
@@ -105,6 +106,9 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
         items = pd.concat(tables, ignore_index=True)
         scored = scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
         found |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
+    for name, baseline in branch.baselines().items():
+        if baseline.estimator == "logistic":  # the same probe on plain features
+            found |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
     return found
 
 
@@ -131,6 +135,9 @@ def report_to_person(out: Path) -> None:
     )
     level, units = found["linear_level"], found["linear_balanced_accuracy_units"]
     say(f"embed: kNN {knn:.3f}, linear {linear:.3f}, chance {chance:.3f}; {level}s of {units} unseen units -> {out}")
+    plain = {key.removeprefix("baseline_"): value for key, value in found.items() if key.startswith("baseline_")}
+    if plain:
+        say("embed: the same probe on " + ", ".join(f"{name} {value:.3f}" for name, value in plain.items()))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def load(where: Path) -> Run:
         "took": took(record),
         "metrics": metrics,
     }
-    gather = {"segment": of_segment, "plan": of_plan, "ablate": of_ablate, "finetune": of_finetune}
+    gather = {"segment": of_segment, "plan": of_plan, "ablate": of_ablate, "finetune": of_scored, "embed": of_scored}
     done = record["status"] == "done"
     return one | (gather[record["stage"]](where) if done and record["stage"] in gather else {}) | pictures(where)
 
@@ -165,7 +165,7 @@ def of_plan(where: Path) -> dict[str, Any]:
     return {"plan": files.read_json(where / "plan.json")}
 
 
-def of_finetune(where: Path) -> dict[str, Any]:
+def of_scored(where: Path) -> dict[str, Any]:
     found = files.read_json(where / "metrics.json")
     return {"baselines": [name.removeprefix("baseline_") for name in found if name.startswith("baseline_")]}
 

@@ -420,4 +420,8 @@ def test_baselines_learn_an_easy_table_with_gaps(kind: str) -> None:
 def test_embed_probes_an_untrained_encoder_in_every_fold(table: Path, tmp_path: Path) -> None:
     given = {"items": table, "branch": "tabular", "unit": "donor", "target": "y", "encoder": "linear"} | QUICK
     embed.run(build(embed.Config, given), tmp_path / "run")
-    assert files.read_json(tmp_path / "run" / "metrics.json")["linear_balanced_accuracy"] > 0.9
+    found = files.read_json(tmp_path / "run" / "metrics.json")
+    assert found["linear_balanced_accuracy"] > 0.9
+    assert found["baseline_logistic"] > 0.9
+    assert found["above_logistic_low"] <= found["above_logistic"] <= found["above_logistic_high"]
+    assert "baseline_forest" not in found, "the probe's own kind of model stands beside it, and no other"
