@@ -20,7 +20,7 @@ from cellvision.core.supervised import Supervised
 if TYPE_CHECKING:
     from cellvision.core.encoders import Trained
 
-REVISION = 1
+REVISION = 2
 
 
 class Config(StageConfig):

@@ -16,6 +16,8 @@ from cellvision.branches.rna_genes import LIMIT
 from cellvision.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cellvision.branches import State
 
 CONTEXT = 512  # expressed genes that are read of a cell for its features; of more, always the same ones come first
@@ -29,7 +31,7 @@ def build(name: str, state: State) -> nn.Module:
     kind, _, rest = name.partition("-")
     if kind in ("mlp", "cnn") and re.fullmatch(r"\d+(-\d+)*", rest):
         widths = [int(width) for width in rest.split("-")]
-        made = perceptron(len(state["mean"]), widths) if kind == "mlp" else convolution(widths)
+        made = perceptron(widths, state) if kind == "mlp" else convolution(widths)
         return Standardised(made, widths[-1], state)
     if kind == "transformer" and re.fullmatch(r"\d+x\d+x\d+", rest):
         layers, width, heads = (int(part) for part in rest.split("x"))
@@ -57,12 +59,15 @@ class Standardised(nn.Module):
         return self.backbone(((values - self.mean) / self.std).clamp(-LIMIT, LIMIT))
 
 
-def perceptron(inputs: int, widths: list[int]) -> nn.Module:
-    """Batch norm and dropout after every hidden layer."""
+def perceptron(widths: list[int], state: State) -> nn.Module:
+    """Batch norm and dropout after every hidden layer; the first one starts with the principal axes of the cells."""
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise([inputs, *widths]):
+    for before, after in itertools.pairwise([len(state["mean"]), *widths]):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(DROPOUT)]
-    return nn.Sequential(*layers)
+    network = nn.Sequential(*layers)
+    if "axes" in state:
+        start_at_axes(network.get_parameter("0.weight"), state["axes"])
+    return network
 
 
 def convolution(widths: list[int]) -> nn.Module:
@@ -71,6 +76,13 @@ def convolution(widths: list[int]) -> nn.Module:
     for before, after in itertools.pairwise([1, *widths]):
         layers += [nn.Conv1d(before, after, 7, 3, padding=3), nn.BatchNorm1d(after), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Dropout(DROPOUT))
+
+
+def start_at_axes(weight: Tensor, axes: NDArray) -> None:
+    """The first rows of weight (outputs, genes) become the axes (n, genes), as many as there is room for."""
+    count = min(len(axes), len(weight))
+    with torch.no_grad():
+        weight[:count] = torch.as_tensor(axes[:count])
 
 
 class Block(nn.Module):
@@ -129,10 +141,8 @@ class GeneTransformer(nn.Module):
         for name in ("edges", "log_share", "mean", "std"):
             self.register_buffer(name, torch.as_tensor(state[name]))
         self.summary = nn.Linear(genes, width, bias=False)
-        axes = torch.as_tensor(state["axes"])[:width]
         nn.init.zeros_(self.summary.weight)
-        with torch.no_grad():
-            self.summary.weight[: len(axes)] = axes
+        start_at_axes(self.summary.weight, state["axes"])
         order = torch.rand(genes, generator=torch.Generator().manual_seed(0))
         self.register_buffer("first", order)
         self.gene, self.level = nn.Embedding(genes, width), nn.Embedding(bins, width)
