@@ -220,6 +220,9 @@ def _sample(todo: list[tuple[Config, Entry, Path]]) -> Iterator[NDArray[np.uint8
 def _refuse_nothing(images: pd.DataFrame) -> None:
     reasons = images.loc[images["status"] != "ignored", "reason"].value_counts()
     listing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    skipped = images[images["status"] == "skipped"]
+    if not (images["status"] == "ok").any():
+        raise NoUsableInput(f"no image can be read ({listing}); {skipped['path'].iloc[0]!r}: {skipped['note'].iloc[0]}")
     raise NoUsableInput(
         f"no cells in any image ({listing}); check --diameter, --channels and --segmenter, and look at one image"
     )

@@ -96,6 +96,30 @@ def test_no_cells_anywhere_exits_with_advice(tmp_path: Path, capsys: pytest.Capt
     assert "--diameter" in capsys.readouterr().err
 
 
+def test_files_that_are_no_images_are_no_question_of_diameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw" / "a").mkdir(parents=True)
+    (tmp_path / "raw" / "a" / "one.png").write_text("hello")
+    assert main("segment", ["--raw", str(tmp_path / "raw"), "--workers", "0", "--out", str(tmp_path / "cells")]) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "no image can be read (1 E_NOT_IMAGE); 'a/one.png': no image format" in last
+    assert "--diameter" not in last
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/nothing"])
+def test_an_out_that_cannot_be_written_is_one_line(
+    out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "raw" / "a" / "one.png", discs([(30, 30)]))
+    (tmp_path / "file").write_text("")
+    arguments = ["--raw", str(tmp_path / "raw"), "--segmenter", "threshold", "--out", str(tmp_path / out)]
+    assert main("segment", arguments) == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be written" in last
+    assert "give another --out" in last
+
+
 def test_ready_crops_keep_their_metadata_and_unit(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / "crops" / "x" / f"{number}.png", np.full((20, 20 + 2 * number), 40 * number, np.uint8))

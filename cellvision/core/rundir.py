@@ -6,6 +6,7 @@ keys, and the content of the inputs; the content hash covers every file the stag
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -41,7 +42,6 @@ class RunDir:
     ) -> RunDir:
         """Take `out` for this stage, config and inputs. ConfigError when another process or another config has it."""
         what = {"stage": stage, "revision": revision, "config": result_keys(cfg), "inputs": dict(inputs or {})}
-        out.mkdir(parents=True, exist_ok=True)
         lock = _lock(out)
         record = _read_record(out)
         mine = fingerprint(what)
@@ -158,7 +158,14 @@ def _remove_temporaries(out: Path) -> None:
 
 
 def _lock(out: Path) -> TextIO:
-    handle = (out / ".lock").open("a+", encoding="utf-8")
+    """The folder, made where it is missing, and its lock. ConfigError where it cannot be had."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = (out / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigError(f"{out} cannot be written ({error.strerror}); give another --out") from None
     try:
         _lock_file(handle)
     except OSError:
