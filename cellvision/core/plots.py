@@ -168,36 +168,26 @@ def intervals(rows: list[tuple[str, float, float, float]], path: Path, xlabel: s
 
 
 def by_value(table: pd.DataFrame, column: str, order: list[str], path: Path) -> None:
-    """Balanced accuracy of every arm against the values of a column, with intervals over units."""
-    made, axis = figure(7, 4)
-    styles = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("x", "--")]
+    """Balanced accuracy of every arm against the values of a column, with intervals over units; baselines in grey."""
+    made, axis = figure(8.5, 4)
+    markers, lines = ("o", "s", "^", "D", "v", "X", "P"), ("--", ":", "-.")
+    colours = [f"C{number}" for number in range(10) if number != 7]  # C7 is grey
     place = {value: number for number, value in enumerate(order)}
-    arms = list(table.groupby("arm", sort=False))
+    arms = sorted(table.groupby("arm", sort=False), key=lambda pair: str(pair[0]).startswith("baseline: "))
     for number, (arm, rows) in enumerate(arms):
-        marker, line = styles[number % len(styles)]
-        x = rows[column].astype(str).map(place) + 0.04 * (number - len(arms) / 2)
-        reach = [
-            rows["balanced_accuracy"] - rows["balanced_accuracy_low"],
-            rows["balanced_accuracy_high"] - rows["balanced_accuracy"],
-        ]
-        shade = str(round(0.65 * number / max(1, len(arms)), 2))
-        axis.errorbar(
-            x,
-            rows["balanced_accuracy"],
-            reach,
-            marker=marker,
-            ls=line,
-            color=shade,
-            lw=1,
-            ms=4,
-            capsize=2,
-            label=_plain(arm),
-        )
+        x = rows[column].astype(str).map(place) + 0.6 * ((number + 0.5) / len(arms) - 0.5)
+        marker = markers[number % len(markers)]
+        if str(arm).startswith("baseline: "):
+            style = {"color": "0.6", "ls": lines[number % len(lines)]}
+        else:
+            style = {"color": colours[number % len(colours)], "ls": "-"}
+            axis.vlines(x, rows["balanced_accuracy_low"], rows["balanced_accuracy_high"], color=style["color"], lw=0.8)
+        axis.plot(x, rows["balanced_accuracy"], marker=marker, ms=4, lw=1, label=_plain(arm), **style)
     axis.set_xticks(range(len(order)), order)
     axis.set_xlabel(column, fontsize=9)
     axis.set_ylabel(
         f"balanced accuracy, 95 % over up to {table['balanced_accuracy_units'].max():.0f} units", fontsize=8
     )
-    axis.legend(frameon=False, fontsize=7)
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     axis.grid(axis="y", color="0.9")
     save(made, path)
