@@ -6,7 +6,7 @@ A neuron with its arbor, or vessels cut lengthwise, are no single cells, and cut
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ TILE = 4  # side of a tile, in median cell diameters
 FULL = 0.5  # least share of a tile that is foreground
 
 
-def counted(found: Mapping[str, int]) -> str:
+def counted(found: Mapping[Any, int]) -> str:
     """How many items of each mode -> `12 cells, 1 object`; modes without any are left out, if there are any at all."""
     some = [mode for mode in MODES if found.get(mode)] or ["cell"]
     return ", ".join(f"{found.get(mode, 0)} {mode}{'' if found.get(mode) == 1 else 's'}" for mode in some)
