@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,12 @@ def test_a_tiny_table_is_checked_and_resumed(tmp_path: Path, monkeypatch: pytest
 
     trained = []
     original = nested.train
-    monkeypatch.setattr(nested, "train", lambda task: trained.append(task) or original(task))
+
+    def counted(task: Any) -> Any:
+        trained.append(task)
+        return original(task)
+
+    monkeypatch.setattr(nested, "train", counted)
     parts[3].unlink()
     assert nested.main(command) == 0
     assert len(trained) == 1

@@ -72,7 +72,8 @@ def main() -> None:
         values = branch.batch(rows, branch.fit(rows))
     else:
         values = made_up()
-    state = rna_genes.bin_edges(values, BINS)
+    state = {"mean": values.mean(0), "std": np.maximum(values.std(0), 1e-4)} | rna_genes.bin_edges(values, BINS)
+    state["axes"] = rna_genes.principal_axes(values, state)
     method = METHODS.build({"name": "masked", "share": SHARE})
     ours, theirs = GeneTransformer(state, LAYERS, WIDTH, HEADS), Plain()
     cells = torch.from_numpy(values)
