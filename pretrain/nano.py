@@ -30,7 +30,7 @@ SHARES = {  # of the crops of a batch, by kind
     "usiigaci": 0.08, "chula": 0.05, "cbc": 0.10, "disease": 0.02, "neuron_pfc": 0.02, "plant": 0.01,
     "sim_neuron": 0.03, "sim_phloem": 0.03, "sim_rbc": 0.03, "sim_xylem": 0.03,
 }  # fmt: skip
-BRANCHED = {"neuron_pfc": 3.0, "sim_neuron": 2.0}  # branching objects are shown larger by this factor
+CLOSER = {"neuron_pfc": 3.0, "sim_neuron": 2.0, "usiigaci": 1.7}  # branching and thin cells are shown larger by this
 NUCLEI = ("fluorescence", "stained_purple_on_white", "stained_purple_on_purple", "brightfield_gray")
 PAINTED = 60  # images a group
 
@@ -169,7 +169,7 @@ def pack_one(sample: Sample, path: Path) -> None:
 
     if path.exists() or not sample.masks.any():
         return
-    closer = BRANCHED.get(sample.kind, 1.0)
+    closer = CLOSER.get(sample.kind, 1.0)
     scene = scene_of(sample.pixels, sample.masks, sample.unknown, closer)
     native, diameter = native_of(sample.pixels, sample.masks, closer)
     temporary = path.with_suffix(".part")
@@ -283,9 +283,12 @@ def leave_one_out(options: argparse.Namespace) -> None:
         others = [sample for sample in mine if sample.unit != left_out.unit]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            scenes = ((nano_training.scene_of(one.pixels, one.masks), {"weight": 1.0}) for one in others)
+            closer = CLOSER.get(options.kind, 1.0)
+            scenes = (
+                (nano_training.scene_of(one.pixels, one.masks, closer=closer), {"weight": 1.0}) for one in others
+            )
             nano_training.pack(folder / "scenes", scenes)
-            natives = (nano_training.native_of(one.pixels, one.masks) for one in others)
+            natives = (nano_training.native_of(one.pixels, one.masks, closer) for one in others)
             rows = ((image, {"weight": 1.0, "diameter": diameter}) for image, diameter in natives)
             nano_training.pack(folder / "natives", rows)
             draw = nano_training.Batches(
