@@ -69,7 +69,7 @@ def run(cfg: Config, out: Path) -> None:
                 workers=max(0, parallel.cores() - 1) if cfg.workers is None else cfg.workers,
             )
             weights = out / "weights.safetensors"
-            nano_network.save(weights, network, {"from": files.sha256_file(start), "steps": str(cfg.loop.steps)})
+            nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
             after = score(table[table["held_out"]], weights, cfg.device)
             claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
             loop.forget(out / "checkpoints")

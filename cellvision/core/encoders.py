@@ -190,6 +190,7 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """One metadata key at most: of several the library writes the order by chance, and bytes would differ."""
     from safetensors.torch import save_file
 
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}

@@ -19,7 +19,7 @@ DIAMETER = 20.0  # px, the cell diameter the flows are trained at
 STRIDE = 16  # sides of the input are multiples of it
 TRUNK = "resnet18"
 RANGE = (0.5, 99.8)  # percentiles that become 0 and 1
-WIDTHS = (128, 64, 48)  # channels of the decoder at strides 8, 4 and 2
+WIDTHS = (192, 96, 64)  # channels of the decoder at strides 8, 4 and 2
 
 
 class NanoNetwork(nn.Module):
