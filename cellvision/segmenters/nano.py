@@ -44,7 +44,7 @@ class Nano:
             None, "px, typical cell diameter; estimated for each image when absent", ge=4, le=4000
         )
         flow_threshold: float = option(
-            0.4,
+            0.6,
             "largest accepted error of the flows of a cell that does not touch the border; 0 accepts every cell",
             ge=0,
         )
