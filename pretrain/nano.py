@@ -284,9 +284,7 @@ def leave_one_out(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             closer = CLOSER.get(options.kind, 1.0)
-            scenes = (
-                (nano_training.scene_of(one.pixels, one.masks, closer=closer), {"weight": 1.0}) for one in others
-            )
+            scenes = ((nano_training.scene_of(one.pixels, one.masks, closer=closer), {"weight": 1.0}) for one in others)
             nano_training.pack(folder / "scenes", scenes)
             natives = (nano_training.native_of(one.pixels, one.masks, closer) for one in others)
             rows = ((image, {"weight": 1.0, "diameter": diameter}) for image, diameter in natives)
