@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+SHOWN = (0.2, 99.8)  # percentiles of an image that become black and white in a picture of it
 OUTLINE = (255, 214, 0)
 TILE = 360  # px, side of an image in the preview
 
@@ -60,6 +61,13 @@ def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = T
     return small.astype(np.uint8)
 
 
+def brightened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> the same with the percentiles `SHOWN` as black and white, so that dark images can be looked at."""
+    low, high = np.percentile(pixels[::4, ::4], SHOWN)
+    scaled = (np.arange(256) - low) * (255 / max(high - low, 1.0))
+    return np.clip(scaled, 0, 255).astype(np.uint8)[pixels]
+
+
 def preview(
     entries: Iterable[Any], images: pd.DataFrame, folder: Path, path: Path, load: Callable[[Any], NDArray[np.uint8]]
 ) -> None:
@@ -73,7 +81,8 @@ def preview(
     )
     by_id = {entry.image_id: entry for entry in entries}
     tiles = [
-        outlined(load(by_id[row.image_id]), masks.read(folder / f"{row.image_id}.tif")) for row in shown.itertuples()
+        outlined(brightened(load(by_id[row.image_id])), masks.read(folder / f"{row.image_id}.tif"))
+        for row in shown.itertuples()
     ]
     columns = min(4, len(tiles))
     rows = -(-len(tiles) // columns)
