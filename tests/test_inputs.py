@@ -206,6 +206,9 @@ class Labeller:
         labels = cv2.connectedComponents((pixels[..., 0] < 130).astype(np.uint8))[1]
         return Segmentation(labels.astype(np.int32), {}, ())
 
+    def identity(self) -> str:
+        return "dark blobs"
+
 
 @pytest.mark.parametrize(("count", "pitch", "radius"), [(114, 18, 6.0), (257, 8, 2.6)], ids=["12996", "66049"])
 def test_every_cell_of_a_crowd_is_kept(
