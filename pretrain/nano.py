@@ -1,10 +1,10 @@
 r"""The embedded segmenter `nano`, from data to weights: pack, train, score.
 
 python pretrain/nano.py pack  --data $CELLVISION_REALDATA --out runs/nano/pack
-python pretrain/nano.py train --pack runs/nano/pack --out runs/nano/base --steps 4000 --without usiigaci
+python pretrain/nano.py train --pack runs/nano/pack --out runs/nano/base --steps 6500 --without usiigaci
 python pretrain/nano.py leave-one-out --data $CELLVISION_REALDATA --start runs/nano/base/nano.safetensors
-python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/base/nano.safetensors --out runs/nano/train \
-    --steps 400 --lr 5e-4
+python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/base/nano.safetensors --out runs/nano/final \
+    --steps 1500 --lr 1e-3
 python pretrain/nano.py score --data $CELLVISION_REALDATA --pack runs/nano/pack
 
 Of every kind of image a fifth of the units is held out of training, chosen by the hash of its name; a unit is a picture
@@ -359,7 +359,7 @@ def main() -> None:
     action.add_argument("--data", type=Path, required=True)
     action.add_argument("--start", type=Path, required=True)
     action.add_argument("--kind", default="usiigaci")
-    action.add_argument("--steps", type=int, default=150)
+    action.add_argument("--steps", type=int, default=600)
     action.add_argument("--batch", type=int, default=8)
     action.add_argument("--lr", type=float, default=5e-4)
     action.set_defaults(run=leave_one_out)
