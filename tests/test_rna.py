@@ -381,14 +381,17 @@ def test_bins_are_quantiles_of_the_expressed_values() -> None:
     np.testing.assert_allclose(np.exp(state["log_share"]).sum(1), 1, rtol=1e-5)
 
 
+def fresh_transformer(expression: Path) -> tuple[Any, Any, Any]:
+    """What is fitted on sixty cells, their values, and a network that nothing has trained."""
+    branch, rows = opened(expression), np.arange(60)
+    state = branch.fit(rows)
+    return state, branch.batch(rows, state), rna_networks.build("transformer-1x8x2", state)
+
+
 def test_a_fresh_transformer_holds_the_principal_components(expression: Path) -> None:
     from sklearn.decomposition import PCA
 
-    branch = opened(expression)
-    rows = np.arange(60)
-    state = branch.fit(rows)
-    values = branch.batch(rows, state)
-    network: Any = rna_networks.build("transformer-1x8x2", state)
+    state, values, network = fresh_transformer(expression)
     with torch.inference_mode():
         found = network.eval()(torch.from_numpy(values))[:, :8].numpy()
     standard = ((values - state["mean"]) / state["std"]).clip(-rna_genes.LIMIT, rna_genes.LIMIT)
@@ -399,11 +402,7 @@ def test_a_fresh_transformer_holds_the_principal_components(expression: Path) ->
 
 
 def test_network_bins_as_the_fit_does(expression: Path) -> None:
-    branch = opened(expression)
-    rows = np.arange(60)
-    state = branch.fit(rows)
-    values = branch.batch(rows, state)
-    network: Any = rna_networks.build("transformer-1x8x2", state)
+    state, values, network = fresh_transformer(expression)
     slow = np.stack([rna_genes.to_bins(values[:, gene], state["edges"][gene]) for gene in range(values.shape[1])], 1)
     assert np.array_equal(network.bins_of(torch.from_numpy(values)).numpy(), slow)
 

@@ -14,6 +14,7 @@ from cellvision.core.errors import CellvisionError
 Array = NDArray[Any]
 Frames = Literal["auto", "first", "max", "mean"]
 SHORTEST_BLANK = 512  # bytes
+STRETCH_WHOLE = 4_000_000  # samples; of larger images every sixteenth pixel gives the percentiles
 BLOCK = 1 << 20  # samples that are worked on at once where that needs wider numbers
 
 
@@ -229,3 +230,10 @@ def _local_median(plane: Array, rows: Array, columns: Array) -> Array:
         finite = plane[~np.isnan(plane)]
         values[np.isnan(values)] = np.median(finite) if finite.size else 0
     return values
+
+
+def stretched(pixels: NDArray[np.uint8], percentiles: tuple[float, float]) -> NDArray[np.uint8]:
+    """(H, W, C) -> the same with two percentiles as 0 and 255; channels share the range, so colours stay themselves."""
+    low, high = np.percentile(pixels[::4, ::4] if pixels.size > STRETCH_WHOLE else pixels, percentiles)
+    scaled = (np.arange(256) - low) / max(high - low, 1.0) * 255
+    return np.clip(scaled.round(), 0, 255).astype(np.uint8)[pixels]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files, masks, metrics, modes, targets
+from cellvision.core.pixels import stretched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,13 +62,6 @@ def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = T
     return small.astype(np.uint8)
 
 
-def brightened(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, C) -> the same with the percentiles `SHOWN` as black and white, so that dark images can be looked at."""
-    low, high = np.percentile(pixels[::4, ::4], SHOWN)
-    scaled = (np.arange(256) - low) * (255 / max(high - low, 1.0))
-    return np.clip(scaled, 0, 255).astype(np.uint8)[pixels]
-
-
 def preview(
     entries: Iterable[Any], images: pd.DataFrame, folder: Path, path: Path, load: Callable[[Any], NDArray[np.uint8]]
 ) -> None:
@@ -81,7 +75,7 @@ def preview(
     )
     by_id = {entry.image_id: entry for entry in entries}
     tiles = [
-        outlined(brightened(load(by_id[row.image_id])), masks.read(folder / f"{row.image_id}.tif"))
+        outlined(stretched(load(by_id[row.image_id]), SHOWN), masks.read(folder / f"{row.image_id}.tif"))
         for row in shown.itertuples()
     ]
     columns = min(4, len(tiles))

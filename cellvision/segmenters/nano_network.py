@@ -15,6 +15,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cellvision.core.pixels import stretched
+
 DIAMETER = 20.0  # px, the cell diameter the flows are trained at
 STRIDE = 16  # sides of the input are multiples of it
 TRUNK = "resnet18"
@@ -70,13 +72,8 @@ class Up(nn.Module):
 
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 1 or 3) -> (H, W, 3): the range between two percentiles of the whole image becomes 0 to 255.
-
-    All channels share one range, so that colours stay what they are.
-    """
-    low, high = np.percentile(pixels[::4, ::4] if pixels.size > 4_000_000 else pixels, RANGE)
-    scaled = (np.arange(256) - low) / max(high - low, 1.0) * 255
-    mapped = np.clip(scaled.round(), 0, 255).astype(np.uint8)[pixels]
+    """(H, W, 1 or 3) -> (H, W, 3), stretched over `RANGE`; grey is repeated."""
+    mapped = stretched(pixels, RANGE)
     return np.repeat(mapped, 3, axis=2) if pixels.shape[2] == 1 else mapped
 
 
