@@ -298,7 +298,8 @@ def leave_one_out(options: argparse.Namespace) -> None:
                 network, nano_training.loss, draw, cfg, seed=0, folder=folder / "checkpoints", what=left_out.name
             )
             nano_network.save(folder / "nano.safetensors", network, {})
-            cut = SEGMENTERS.build({"name": "nano", "weights": str(folder / "nano.safetensors")}, device="cpu")
+            settings = {"name": "nano", "weights": str(folder / "nano.safetensors")} | json.loads(options.settings)
+            cut = SEGMENTERS.build(settings, device="cpu")
             scores.append(overlap.score(left_out.masks, cut.segment(left_out.pixels).masks))
         print(left_out.name, json.dumps({key: round(value, 3) for key, value in scores[-1].items()}), flush=True)
     print(options.kind, json.dumps({key: round(value, 3) for key, value in overlap.summarise(scores).items()}))
@@ -359,6 +360,7 @@ def main() -> None:
     action.add_argument("--data", type=Path, required=True)
     action.add_argument("--start", type=Path, required=True)
     action.add_argument("--kind", default="usiigaci")
+    action.add_argument("--settings", default="{}", help="options of nano as JSON")
     action.add_argument("--steps", type=int, default=600)
     action.add_argument("--batch", type=int, default=8)
     action.add_argument("--lr", type=float, default=5e-4)
