@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HELD_OUT = 5  # every fifth unit of a kind
-SHARES = {  # of the crops of a batch, by kind
+SHARES = {  # of the crops, by kind; only their ratios count
     "fluorescence": 0.36, "stained_purple_on_white": 0.10, "stained_purple_on_purple": 0.10, "brightfield_gray": 0.04,
     "usiigaci": 0.08, "chula": 0.05, "cbc": 0.10, "disease": 0.02, "neuron_pfc": 0.02, "plant": 0.01,
     "sim_neuron": 0.03, "sim_phloem": 0.03, "sim_rbc": 0.03, "sim_xylem": 0.03,
@@ -217,13 +217,13 @@ def loaded(out: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, An
             yield row, part
 
 
-def weigh(rows: list[dict[str, Any]], without: list[str]) -> None:
+def weigh(rows: list[dict[str, Any]], shares: dict[str, float]) -> None:
     """Every kind gets its share, every unit of it the same part, every image of a unit the same part of that."""
     for kind in {row["kind"] for row in rows}:
         mine = [row for row in rows if row["kind"] == kind]
         units = [row["unit"] for row in mine]
         for row in mine:
-            row["weight"] = (kind not in without) * SHARES[kind] / len(set(units)) / units.count(row["unit"])
+            row["weight"] = shares[kind] / len(set(units)) / units.count(row["unit"])
 
 
 # -- train --------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def train(options: argparse.Namespace) -> None:
     network = network.to(device, memory_format=torch.channels_last)
     scenes, natives = (nano_training.Scenes(options.pack / name) for name in ("scenes", "natives"))
     for store in (scenes, natives):
-        weigh(store.rows, options.without)
+        weigh(store.rows, SHARES | json.loads(options.shares))
     cfg = LoopConfig(
         steps=options.steps,
         batch=options.batch,
@@ -348,7 +348,7 @@ def main() -> None:
     action.add_argument("--pack", type=Path, required=True)
     action.add_argument("--out", type=Path, required=True)
     action.add_argument("--start", type=Path, help="weights to go on from")
-    action.add_argument("--without", nargs="*", default=[], help="kinds left out")
+    action.add_argument("--shares", default="{}", help="of kinds, as JSON, instead of SHARES; 0 leaves a kind out")
     action.add_argument("--steps", type=int, default=4000)
     action.add_argument("--batch", type=int, default=16)
     action.add_argument("--lr", type=float, default=2e-3)

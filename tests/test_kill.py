@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY_STUDY
 
-from cellvision.core import files
+from cellvision.core import files, parallel, signals
 from cellvision.core.cli import main
-from cellvision.core.signals import install
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
 PATIENCE_S = 120
@@ -63,7 +64,7 @@ def handlers() -> Any:
     """`main` routes signals; put back what was there."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    install()
+    signals.install()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -164,3 +165,24 @@ def test_a_second_signal_does_not_wait_for_the_step_to_end(number: signal.Signal
             assert process.stdout.readline() == word
             process.send_signal(number)
         assert process.wait(PATIENCE_S) == 128 + number
+
+
+def _deep(started: Path) -> None:
+    """Minutes in one call of a C function, which no signal handler of Python interrupts."""
+    started.touch()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+
+def _deep_until_stopped(folder: Path) -> Iterator[Path]:
+    places = [folder / "one", folder / "two"]
+    yield from places
+    while not all(place.exists() for place in places):
+        time.sleep(0.01)
+    raise signals.Interrupted(TERM)
+
+
+def test_workers_deep_in_a_c_call_do_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "GRACE_S", 0.5)
+    with pytest.raises(signals.Interrupted):
+        list(parallel.ordered_map(_deep, _deep_until_stopped(tmp_path), workers=2))
+    assert not multiprocessing.active_children()

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,7 @@ from cellvision.core.errors import CellvisionError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 4  # tasks in flight per worker
+GRACE_S = 4.0  # that worker processes get to stop by themselves
 UNKNOWN_MEMORY = 8e9  # bytes taken as free where the system does not say
 
 
@@ -63,11 +65,20 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
     except GeneratorExit:
         raise
     except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()  # a training inside saves its checkpoint first
+        _stop(multiprocessing.active_children())
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stop(children: list[multiprocessing.process.BaseProcess]) -> None:
+    """Ask first, so that a training inside saves its checkpoint; end what is still deep in a C call after `GRACE_S`."""
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + GRACE_S
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+        child.kill()
 
 
 def one_thread() -> None:
