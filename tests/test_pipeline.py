@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate, study
-from cellvision.core import files
+from cellvision.core import files, tensorfiles
 from cellvision.core.cli import dispatch, main, read_config
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, LeakError, StrategyRefused
@@ -149,10 +149,9 @@ def test_finetune_scores_every_source_once_where_it_was_unseen(tested: Path, pla
 
 @pytest.mark.parametrize("tune", ["linear", "last", "whole"])
 def test_tuning_moves_what_it_says(cells: Path, planned: Path, pretrained: Path, tmp_path: Path, tune: str) -> None:
-    from cellvision.core.encoders import read_tensors
-
     out = run(finetune, tmp_path / "run", items=cells, splits=planned, encoder=str(pretrained), fold="0", tune=tune)
-    before, after = (read_tensors(path / "weights.safetensors")[0] for path in (pretrained / "encoder", out / "model"))
+    folders = pretrained / "encoder", out / "model"
+    before, after = (tensorfiles.read(folder / "weights.safetensors")[0] for folder in folders)
     moved = {key for key in before if key.startswith("network.") and not before[key].equal(after[key])}
     last = {key for key in moved if re.match(r"network\.backbone\.(layer4|norm|head)", key)}
     assert bool(moved) == (tune != "linear")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellvision.core import encoders, files
+from cellvision.core import encoders, files, tensorfiles
 from cellvision.core.encoders import Trained
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def save(folder: Path, model: Classifier, trained: Trained, facts: dict[str, Any
 
 def load_head(folder: Path, strategy: Strategy, num_features: int, classes: int) -> Head:
     head = Head(strategy.head(num_features, classes), num_features)
-    tensors = encoders.read_tensors(folder / "weights.safetensors")[0]
+    tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     own = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
-    encoders.load_into(head, own, str(folder))
+    tensorfiles.load_into(head, own, str(folder))
     return head

@@ -6,7 +6,6 @@ sources it saw, licence). Nothing pickled is written or read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellvision.core import files, small_maps
+from cellvision.core import files, small_maps, tensorfiles
 from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.core.loop import autocast, device_of
 
 if TYPE_CHECKING:
     from cellvision.branches import Augment, Branch, State
@@ -136,10 +136,10 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
     if source in ("", "imagenet"):
         return Trained(module, name, state, "ImageNet weights from timm" if source else "random weights")
     _refuse_pickled(Path(source))
-    weights = read_tensors(Path(source))[0]
+    weights = tensorfiles.read(Path(source))[0]
     weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "head.", "classifier."))}
     target = module.backbone if isinstance(module, Normalised) else module
-    load_into(target, weights, source)
+    tensorfiles.load_into(target, weights, source)
     return Trained(module, name, state, f"weights from {Path(source).name}")
 
 
@@ -154,7 +154,7 @@ def save(
     """Write weights.safetensors (network, fitted state, extra tensors) and encoder.json."""
     tensors = {f"network.{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"{STATE}{key}": torch.as_tensor(np.asarray(value)) for key, value in state.items()}
-    write_tensors(folder / "weights.safetensors", {**tensors, **(extra or {})})
+    tensorfiles.write(folder / "weights.safetensors", {**tensors, **(extra or {})})
     files.write_json(folder / "encoder.json", {"schema_version": 1, **facts})
 
 
@@ -168,66 +168,12 @@ def load(folder: Path, branch: Branch) -> Trained:
     if facts["branch"] != branch.cfg.name:
         raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
     branch.check(facts["schema"])
-    tensors = read_tensors(folder / "weights.safetensors")[0]
+    tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
     module = branch.network(facts["network"], state)
     own = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
-    load_into(module, own, str(folder))
+    tensorfiles.load_into(module, own, str(folder))
     return Trained(module, facts["network"], state, facts["origin"], frozenset(facts["seen"]), facts)
-
-
-def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit."""
-    own = module.state_dict()
-    for key in sorted({*own, *weights}):
-        if key not in weights or key not in own or own[key].shape != weights[key].shape:
-            raise ConfigError(
-                f"{what} does not fit the network: tensor {key!r} is missing, unknown or of another shape"
-            )
-        if weights[key].is_floating_point() and not torch.isfinite(weights[key]).all():
-            raise ConfigError(f"{what} holds values that are not finite in tensor {key!r}")
-    module.load_state_dict(dict(weights))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One metadata key at most: of several the library writes the order by chance, and bytes would differ."""
-    from safetensors.torch import save_file
-
-    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    with files.atomic(path) as temporary:
-        save_file(plain, temporary, dict(metadata or {}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file. ConfigError when it is missing, damaged or padded."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ConfigError(f"no weights at {path}")
-    _check_length(path)
-    try:
-        with safe_open(path, "pt") as handle:
-            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path} is no sound safetensors file ({error})") from None
-
-
-def _check_length(path: Path) -> None:
-    """The header's length and its last offset must add up to the file's size exactly."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        if length + 8 > size or length > 100_000_000:
-            raise ConfigError(f"{path} is no sound safetensors file (a header of {length} bytes in a file of {size})")
-        try:
-            header = json.loads(handle.read(length))
-            end = max(
-                (int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise ConfigError(f"{path} is no sound safetensors file (its header cannot be read)") from None
-    if 8 + length + end != size:
-        raise ConfigError(f"{path} holds {size - 8 - length - end} bytes more than its header says")
 
 
 def last_layer(module: nn.Module) -> set[str]:
@@ -247,8 +193,6 @@ def embed(
     module: nn.Module, branch: Branch, state: State, rows: NDArray[np.int64], augment: Augment | None = None
 ) -> NDArray[np.float32]:
     """(n,) rows -> (n, num_features) float32, in evaluation mode, so that no item depends on its batch mates."""
-    from cellvision.core.loop import autocast, device_of
-
     module.eval()
     device = device_of(module)
     out = np.empty((len(rows), int(module.num_features)), np.float32)  # type: ignore[arg-type]

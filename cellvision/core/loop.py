@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cellvision.core import encoders, files, parallel, signals
+from cellvision.core import files, parallel, signals, tensorfiles
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
@@ -198,7 +198,7 @@ class _Trainer:
         for name, parameter in self.parameters.items():
             tensors |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[parameter].items()}
         path = self.folder / f"checkpoint-{self.step:08d}.safetensors"
-        encoders.write_tensors(path, tensors)
+        tensorfiles.write(path, tensors)
         record = {"step": self.step, "sha256": files.sha256_file(path), "history": self.history}
         files.write_json(path.with_suffix(".json"), record)
         for old in sorted(self.folder.glob("checkpoint-*.json"))[:-2]:
@@ -214,7 +214,7 @@ class _Trainer:
             except (ValueError, KeyError):
                 sound = False
             if sound:
-                return self._restore(encoders.read_tensors(weights)[0], record)
+                return self._restore(tensorfiles.read(weights)[0], record)
             say(f"checkpoint {path.stem} is damaged; using the one before it")
         return None
 

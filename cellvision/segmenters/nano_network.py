@@ -86,18 +86,18 @@ def typical_diameter(masks: NDArray[np.integer]) -> float:
 
 def load(path: Path) -> NanoNetwork:
     """A network from its safetensors file, channels_last, in evaluation mode. ConfigError when it does not fit."""
-    from cellvision.core import encoders
+    from cellvision.core import tensorfiles
 
     network = NanoNetwork()
-    tensors = encoders.read_tensors(path)[0]
+    tensors = tensorfiles.read(path)[0]
     wide = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    encoders.load_into(network, wide, str(path))
+    tensorfiles.load_into(network, wide, str(path))
     return network.to(memory_format=torch.channels_last).eval()
 
 
 def save(path: Path, network: NanoNetwork, facts: dict[str, str]) -> None:
     """Half precision halves the file; the rounding is below what the flows resolve (test_nano shows it)."""
-    from cellvision.core import encoders
+    from cellvision.core import tensorfiles
 
     half = {k: v.half() if v.is_floating_point() and "running" not in k else v for k, v in network.state_dict().items()}
-    encoders.write_tensors(path, half, facts)
+    tensorfiles.write(path, half, facts)

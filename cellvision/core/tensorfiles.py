@@ -1,0 +1,67 @@
+"""Tensors in safetensors files: nothing in them is run, damage is told, the same tensors are the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cellvision.core import files
+from cellvision.core.errors import ConfigError
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """One metadata key at most: of several the library writes the order by chance, and bytes would differ."""
+    from safetensors.torch import save_file
+
+    plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    with files.atomic(path) as temporary:
+        save_file(plain, temporary, dict(metadata or {}))
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file. ConfigError when it is missing, damaged or padded."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"no weights at {path}")
+    _check_length(path)
+    try:
+        with safe_open(path, "pt") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} is no sound safetensors file ({error})") from None
+
+
+def _check_length(path: Path) -> None:
+    """The header's length and its last offset must add up to the file's size exactly."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length + 8 > size or length > 100_000_000:
+            raise ConfigError(f"{path} is no sound safetensors file (a header of {length} bytes in a file of {size})")
+        try:
+            header = json.loads(handle.read(length))
+            end = max(
+                (int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise ConfigError(f"{path} is no sound safetensors file (its header cannot be read)") from None
+    if 8 + length + end != size:
+        raise ConfigError(f"{path} holds {size - 8 - length - end} bytes more than its header says")
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit."""
+    own = module.state_dict()
+    for key in sorted({*own, *weights}):
+        if key not in weights or key not in own or own[key].shape != weights[key].shape:
+            raise ConfigError(
+                f"{what} does not fit the network: tensor {key!r} is missing, unknown or of another shape"
+            )
+        if weights[key].is_floating_point() and not torch.isfinite(weights[key]).all():
+            raise ConfigError(f"{what} holds values that are not finite in tensor {key!r}")
+    module.load_state_dict(dict(weights))
