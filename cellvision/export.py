@@ -20,6 +20,7 @@ from cellvision.core import cellprofiler, files, interchange, masks, parallel
 from cellvision.core.config import StageConfig, option, read_yaml
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.images import ImageError, Limits, read_image
+from cellvision.core.modes import MODES
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import content_of
 
@@ -255,8 +256,9 @@ def measured(job: Job, labels: NDArray[np.int32]) -> tuple[tuple[pd.DataFrame, p
     described = cells[[name for name in cells if name not in MEASURED]].add_prefix("Metadata_")
     told = {name: job.image[name] for name in ("image_id", "path", "group", "pixel_size_um")}
     folder, _, file = job.image["path"].rpartition("/")
+    counts = {f"Count_{mode.capitalize()}s": int((cells["mode"] == mode).sum()) for mode in MODES}
     image = {
-        "ImageNumber": job.number, "Count_Cells": len(cells), "FileName_Image": file, "PathName_Image": folder,
+        "ImageNumber": job.number, **counts, "FileName_Image": file, "PathName_Image": folder,
         "Height_Image": labels.shape[0], "Width_Image": labels.shape[1],
         **{f"Metadata_{name}": value for name, value in told.items()},
     }  # fmt: skip

@@ -51,7 +51,8 @@ def make_run(folder: Path) -> Path:
             cells.append({
                 "item_id": f"{key}-{label:05d}", "source_id": key, "source_hash": "h", "unit": key, "group": group,
                 "path": path, "mask_label": label, "y": 1.0, "x": 1.0, "area_px": 16, "touches_border": label == 1,
-                "focus": 0.5 * label, "annotation": "burr" if label == 2 else None, "crop_shard": 0, "crop_row": 0,
+                "mode": "object" if number == 3 else "cell", "focus": 0.5 * label,
+                "annotation": "burr" if label == 2 else None, "crop_shard": 0, "crop_row": 0,
             })  # fmt: skip
     images.append({"image_id": "bad", "path": "a/bad.png", "group": "a", "status": "skipped"})
     files.write_parquet(out / "images.parquet", pd.DataFrame(images))
@@ -114,7 +115,8 @@ def test_qupath_sees_annotation_then_prediction(made: Path) -> None:
     assert second["classification"]["name"] == "burr"
     assert (first["objectType"], first["measurements"]["p_round"]) == ("annotation", 0.75)
     assert (first["measurements"]["touches_border"], second["measurements"]["focus"]) == (1, 1)
-    assert second["metadata"] == {"unit": "id1", "group": GROUP, "annotation": "burr", "prediction": "round"}
+    told_of = {"unit": "id1", "group": GROUP, "mode": "cell", "annotation": "burr", "prediction": "round"}
+    assert second["metadata"] == told_of
 
 
 def test_any_column_can_be_the_class(made: Path) -> None:
@@ -127,9 +129,11 @@ def test_any_column_can_be_the_class(made: Path) -> None:
 def test_cellprofiler_tables_hold_known_numbers(made: Path) -> None:
     out = told(made, "cellprofiler")
     cells, images = pd.read_csv(out / "Cells.csv"), pd.read_csv(out / "Image.csv")
-    assert images["Count_Cells"].sum() == len(cells) == sum(PLACES.values())
-    assert images.set_index("Metadata_path")["Count_Cells"].to_dict() == {
-        path if path[0] == "a" else f"'{path}": count for path, count in PLACES.items()
+    assert len(cells) == sum(PLACES.values())
+    counts = images.set_index("Metadata_path")[["Count_Cells", "Count_Objects", "Count_Tiles"]].T.to_dict("list")
+    assert counts == {
+        path if path[0] == "a" else f"'{path}": [0, count, 0] if "long" in path else [count, 0, 0]
+        for path, count in PLACES.items()
     }
     assert (cells["AreaShape_Area"] == 16).all()
     one = cells[cells["Metadata_path"] == "a/one.png"].iloc[0]
