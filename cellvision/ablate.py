@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cellvision.core.items import Items
 
-REVISION = 1
+REVISION = 2
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
@@ -72,7 +72,7 @@ def run(cfg: Config, out: Path) -> None:
         if not claimed.done:
             made.write(out / "splits.csv")
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
-            plain, inflation = run_baselines(cfg, out)
+            plain, inflation = run_baselines(cfg, arms, out)
             scored = pd.concat([pool(results, out), plain], ignore_index=True)
             summary, differences = compare(results, scored, reference)
             files.write_parquet(out / "results.parquet", results)
@@ -196,17 +196,24 @@ def child_folder(out: Path, stage: str, made: StageConfig, encoder: Any) -> Path
     return out / "runs" / f"{stage}-{fingerprint([result_keys(made), origin])}"
 
 
-def run_baselines(cfg: Config, out: Path) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The plain models on the same folds, as arms of their own; -> their scored rows, and a split by item beside."""
+def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The plain models on the same folds, with as many labels as the arms have; -> their rows, and a split by item.
+
+    Where arms differ in their share of labels, each plain model is there with each share, the first seed's choice.
+    """
     import pandas as pd
 
     from cellvision.core import baselines
 
-    merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ())}
-    job = finetune.Job(build(finetune.Config, merged))
-    job.folds = job.folds[: most(cfg)]
-    paths = baselines.write_all(job, out / "runs" / "baselines", cfg.threads)
-    plain = [pd.read_parquet(path).assign(arm=f"{BASELINE}{name}", seed=0) for name, path in paths.items()]
+    merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ()), "seed": cfg.seeds[0]}
+    shares = sorted({float((cfg.base | options).get("label_fraction", 1)) for options in arms.values()})
+    plain = []
+    for share in shares:
+        job = finetune.Job(build(finetune.Config, merged | {"label_fraction": share}))
+        job.folds = job.folds[: most(cfg)]
+        told = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
+        paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
+        plain += [pd.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()]
     return pd.concat(plain), finetune.item_random(job)
 
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY
 
 from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate, study
-from cellvision.core import files, tensorfiles
+from cellvision.core import baselines, files, tensorfiles
 from cellvision.core.cli import dispatch, main, read_config
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, LeakError, StrategyRefused
@@ -288,6 +288,25 @@ def test_ablate_shares_a_pretraining_between_seeds(ablation: Path) -> None:
     names = [path.name.split("-")[0] for path in (ablation / "runs").iterdir()]
     assert names.count("pretrain") == 2  # one a fold
     assert names.count("finetune") == 2 * 2 * 2 + 4
+
+
+def test_plain_models_have_as_many_labels_as_the_arms(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, fit_predict = [], baselines.fit_predict
+
+    def noted(model: Any, train: Any, label: Any, test: Any, classes: int) -> Any:
+        fitted.append(len(train))
+        return fit_predict(model, train, label, test, classes)
+
+    monkeypatch.setattr(baselines, "fit_predict", noted)
+    out = run(
+        ablate, tmp_path / "run", items=cells, folds=2, factors={"label_fraction": [0.3, 1.0]},
+        base={"encoder": "test_resnet", "tune": "linear", "loop": STEPS},
+    )  # fmt: skip
+    names = {f"baseline: {name}, label fraction {share}" for name in ("colour", "handmade") for share in (0.3, 1.0)}
+    assert names < set(pd.read_csv(out / "summary.csv")["arm"])
+    assert max(fitted[:8]) < min(fitted[8:16])  # four plain models, two folds
 
 
 def self_contained(page: Path) -> str:
