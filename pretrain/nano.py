@@ -1,10 +1,13 @@
 r"""The embedded segmenter `nano`, from data to weights: pack, train, score.
 
 python pretrain/nano.py pack  --data $CELLVISION_REALDATA --out runs/nano/pack
-python pretrain/nano.py train --pack runs/nano/pack --out runs/nano/base --steps 6500 --without usiigaci
+python pretrain/nano.py train --pack runs/nano/pack --out runs/nano/base --steps 6500 \
+    --shares '{"usiigaci": 0}'
 python pretrain/nano.py leave-one-out --data $CELLVISION_REALDATA --start runs/nano/base/nano.safetensors
 python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/base/nano.safetensors --out runs/nano/final \
     --steps 1500 --lr 1e-3
+python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/final/nano.safetensors --out runs/nano/longer \
+    --steps 11000 --batch 8 --lr 1e-3 --workers 0 --shares '{"fluorescence": 0.6}'
 python pretrain/nano.py score --data $CELLVISION_REALDATA --pack runs/nano/pack
 
 Of every kind of image a fifth of the units is held out of training, chosen by the hash of its name; a unit is a picture
