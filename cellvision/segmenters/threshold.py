@@ -15,20 +15,14 @@ from numpy.typing import NDArray
 
 from cellvision.core.config import PluginConfig, option
 from cellvision.segmenters import Segmentation, in_raster_order
-
-Plane = NDArray[np.float32]  # (H, W)
-Mask = NDArray[np.bool_]  # (H, W)
-Labels = NDArray[np.int32]  # (H, W), 0 = background
+from cellvision.segmenters.basins import Owner, Plane, flood, is_process, passes, split
+from cellvision.segmenters.regions import MIN_DIAMETER, Labels, Mask, Region, area_of, drop_specks, regions, solidity_of
 
 REVISION = "1"  # raised when masks change
-NECK_AT = (0.8, 1.1, 1.4)  # area of two touching parts, in typical cells
-NECK = (0.8, 0.9, 0.98)  # ... and the width of their neck, over that of the narrower part, from which they are one cell
 MIN_SIDE = 8  # px, a smaller image holds no cell
-MIN_DIAMETER = 5.0  # px, below this a blob cannot be told from noise
 MIN_CONTRAST = 3.6  # signal of cells over background, in standard deviations of the background
 MIN_ROUGHER = 1.35  # local standard deviation of cells over that of the background
 WALL_BLUR = 0.03  # typical diameters, smoothing of the wall signal
-PROCESS = 0.4  # thickness of a process over that of its cell, at most
 WALL_HEIGHT = 0.5  # of the typical wall nearby: a lower crest divides nothing
 MIN_LEVELS = 3.0  # grey levels between cells and background that 8 bits can resolve
 
@@ -412,93 +406,7 @@ def weighted_median(area: NDArray[Any], power: float = 0.5) -> float:
     return float(area[min(int(np.searchsorted(np.cumsum(weight), weight.sum() / 2)), len(area) - 1)])
 
 
-def area_of(diameter: float) -> float:
-    return float(np.pi / 4 * diameter**2)
-
-
-# --- 3 watershed: flood from every peak, then take back the divisions that nothing supports
-
-
-def split(depth: Plane, mask: Mask, diameter: float) -> Labels:
-    """Divide touching cells where the mask has a neck; parts too small to be cells go back to their neighbour."""
-    basins, peaks = flood(depth, mask, reach=max(1, round(0.1 * diameter)))
-    area = np.bincount(basins.ravel(), minlength=len(peaks)).astype(np.float64)
-    owner = Owner(peaks, area)
-    for saddle, a, b in passes(depth, basins):
-        a, b = owner.find(a), owner.find(b)
-        if a == b:
-            continue
-        lower = min(owner.peak[a], owner.peak[b])
-        together = owner.area[a] + owner.area[b]
-        sliver = lower < 0.2 * diameter or min(owner.area[a], owner.area[b]) < 0.12 * area_of(diameter)
-        neck = float(np.interp(together / area_of(diameter), NECK_AT, NECK))
-        process = is_process(saddle, lower, max(owner.peak[a], owner.peak[b]))
-        if saddle > neck * lower or (sliver and saddle > 0.5 * lower) or process:
-            owner.join(a, b)
-    return owner.apply(basins)
-
-
-def is_process(saddle: float, thin: float, thick: float) -> bool:
-    """Does the one hang on the other like a process on its soma: much thinner, and not cut off at the root?"""
-    return thin < PROCESS * thick and saddle > 0.4 * thin
-
-
-def flood(height: Plane, mask: Mask, reach: int) -> tuple[Labels, NDArray[np.float64]]:
-    """Watershed from every local maximum within `reach` px -> basins 1..n and the height of each peak (index 0: 0)."""
-    import cv2
-    from skimage.segmentation import watershed
-
-    window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    top = ((height >= cv2.dilate(height, window)) & mask).astype(np.uint8)
-    count, seeds = cv2.connectedComponents(top, connectivity=8)
-    basins = watershed(-height, seeds, mask=mask).astype(np.int32)
-    peaks = np.zeros(count)
-    np.maximum.at(peaks, seeds.astype(np.int64).ravel(), height.ravel())
-    peaks[0] = 0
-    return basins, peaks
-
-
-def passes(height: Plane, basins: Labels) -> list[tuple[float, int, int]]:
-    """(saddle, a, b) of all touching basins, highest first; the saddle is the highest way from one to the other."""
-    count = int(basins.max()) + 1
-    keys, values = [], []
-    below, right = np.s_[1:, :], np.s_[:, 1:]
-    for here, there in ((below, np.s_[:-1, :]), (right, np.s_[:, :-1])):
-        a, b = basins[here], basins[there]
-        touch = (a != b) & (a > 0) & (b > 0)
-        low, high = np.minimum(a[touch], b[touch]).astype(np.int64), np.maximum(a[touch], b[touch]).astype(np.int64)
-        keys.append(low * count + high)
-        values.append(np.minimum(height[here][touch], height[there][touch]))
-    pairs, index = np.unique(np.concatenate(keys), return_inverse=True)
-    saddle = np.full(len(pairs), -np.inf)
-    np.maximum.at(saddle, index, np.concatenate(values))
-    order = np.argsort(-saddle, kind="stable")
-    return [(float(saddle[i]), int(pairs[i] // count), int(pairs[i] % count)) for i in order]
-
-
-class Owner:
-    """Union-find over basins that keeps the peak and the area of what was joined."""
-
-    def __init__(self, peak: NDArray[np.float64], area: NDArray[np.float64]) -> None:
-        self.parent = list(range(len(peak)))
-        self.peak, self.area = peak.copy(), area.copy()
-
-    def find(self, basin: int) -> int:
-        while self.parent[basin] != basin:
-            self.parent[basin] = self.parent[self.parent[basin]]
-            basin = self.parent[basin]
-        return basin
-
-    def join(self, a: int, b: int) -> None:
-        self.parent[b] = a
-        self.peak[a] = max(self.peak[a], self.peak[b])
-        self.area[a] += self.area[b]
-
-    def apply(self, basins: Labels) -> Labels:
-        return np.array([self.find(basin) for basin in range(len(self.parent))], np.int32)[basins]
-
-
-# --- 4 cells between walls
+# --- 3 cells between walls
 
 
 def lumina(scene: Scene, diameter: float | None) -> tuple[Labels, float]:
@@ -518,78 +426,7 @@ def lumina(scene: Scene, diameter: float | None) -> tuple[Labels, float]:
     return np.where(sizes[labels] > 0.2 * labels.size, 0, labels).astype(np.int32), float(size)  # outside the tissue
 
 
-# --- 5 regions and tables
-
-
-@dataclass(frozen=True)
-class Region:
-    """A connected component: its box, its mask within the box, and what its outline says."""
-
-    y0: int
-    x0: int
-    y1: int
-    x1: int
-    area: int
-    mask: Mask
-
-    @property
-    def box(self) -> tuple[slice, slice]:
-        return slice(self.y0, self.y1), slice(self.x0, self.x1)
-
-    @property
-    def solidity(self) -> float:
-        """Area over the area of the convex hull, holes not counted; 1 for a disc."""
-        return solidity_of(self.mask)
-
-    @property
-    def roundness(self) -> float:
-        """Minor over major axis of the ellipse with the same second moments."""
-        y, x = np.nonzero(self.mask)
-        if len(y) < 5:
-            return 1.0
-        low, high = np.linalg.eigvalsh(np.cov(np.stack([y, x])) + np.eye(2) / 12)
-        return float(np.sqrt(max(low, 0) / high))
-
-
-def solidity_of(mask: Mask) -> float:
-    import cv2
-
-    contours, _ = cv2.findContours(np.pad(mask, 1).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    points = np.concatenate(contours)
-    hull = cv2.convexHull(points)
-    # contours run through pixel centres: half the outline and 1 are the rim that is missing
-    full = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
-    own = sum(cv2.contourArea(contour) + cv2.arcLength(contour, True) / 2 for contour in contours) + 1
-    return float(min(own / full, 1.0))
-
-
-def regions(mask: Mask, connectivity: int = 8) -> list[Region]:
-    """Connected components, largest boxes included, in raster order."""
-    import cv2
-
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    found = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in stats[label])
-        found.append(Region(y, x, y + height, x + width, area, labels[y : y + height, x : x + width] == label))
-    return found
-
-
-def drop_specks(labels: Labels, smallest_px: float) -> Labels:
-    """Only the largest connected piece of each label is kept, and only if it reaches `smallest_px`."""
-    import cv2
-    from scipy import ndimage
-
-    kept = np.zeros_like(labels)
-    for label, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None:
-            continue
-        own = (labels[box] == label).astype(np.uint8)
-        count, pieces, stats, _ = cv2.connectedComponentsWithStats(own, connectivity=4)
-        largest = 1 + int(np.argmax(stats[1:, 4])) if count > 1 else 0
-        if largest and stats[largest, 4] >= max(smallest_px, area_of(MIN_DIAMETER)):
-            kept[box][pieces == largest] = label
-    return kept
+# --- 4 tables
 
 
 def describe(labels: Labels, scene: Scene) -> dict[str, NDArray[np.float32]]:
