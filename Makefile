@@ -17,7 +17,7 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/cellvision simulate --images 6 --contamination 0.15 --out runs/demo/simulated
 	$(BIN)/cellvision study --raw runs/demo/simulated/raw --annotations runs/demo/simulated/truth/points.csv \
-		--budget 5min --out runs/demo/study
+		--size 48 --budget 6min --out runs/demo/study
 	@echo "The report is runs/demo/study/report.html"
 
 test: setup lint
