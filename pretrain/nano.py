@@ -1,4 +1,4 @@
-r"""The embedded segmenter `nano`, from data to weights: pack, train, score.
+r"""The embedded segmenter `nano`, from data to weights: pack, train, score, and what is missing.
 
 python pretrain/nano.py pack  --data $CELLVISION_REALDATA --out runs/nano/pack
 python pretrain/nano.py train --pack runs/nano/pack --out runs/nano/base --steps 6500 \
@@ -9,6 +9,7 @@ python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/base/nano.
 python pretrain/nano.py train --pack runs/nano/pack --start runs/nano/final/nano.safetensors --out runs/nano/longer \
     --steps 11000 --batch 8 --lr 1e-3 --workers 0 --shares '{"fluorescence": 0.6}'
 python pretrain/nano.py score --data $CELLVISION_REALDATA --pack runs/nano/pack
+python pretrain/nano.py ceiling --data $CELLVISION_REALDATA --pack runs/nano/pack
 
 Of every kind of image a fifth of the units is held out of training, chosen by the hash of its name; a unit is a picture
 or an image. Without --data only painted images are packed. Training needs torch, timm and numpy.
@@ -340,6 +341,46 @@ def score(options: argparse.Namespace) -> None:
         options.out.write_text(json.dumps(table, indent=1))
 
 
+# -- ceiling ------------------------------------------------------------------------------------------------------
+
+
+def ceiling(options: argparse.Namespace) -> None:
+    """AP of images trained on, with parts of the truth in the place of what nano finds: where the rest is lost."""
+    import cv2
+    import torch
+
+    from cellvision.core import overlap
+    from cellvision.segmenters import SEGMENTERS, dynamics, nano, nano_network
+
+    trained = {row["name"]: row["unit"] for row in json.loads((options.pack / "sets.json").read_text())
+               if row["kind"] == options.kind and not row["held_out"]}  # fmt: skip
+    units = sorted(set(trained.values()), key=lambda unit: hashlib.sha256(unit.encode()).digest())[: options.units]
+    given = {"name": "nano"} | ({"weights": str(options.weights)} if options.weights else {})
+    cut, truth = SEGMENTERS.build(given, device="cpu"), SEGMENTERS.build(given, device="cpu")
+    torch.set_num_threads(1)
+    scores: dict[str, list[dict[str, float]]] = {}
+    seen: list[str] = []
+    for sample in labelled(options.data):
+        if sample.kind != options.kind or trained.get(sample.name) not in units or seen.count(sample.unit) == 2:
+            continue
+        seen.append(sample.unit)
+        image, diameter = nano_network.normalise(sample.pixels), nano_network.typical_diameter(sample.masks)
+        small = nano.resized(image, nano.scale_of(diameter))
+        labels = cv2.resize(sample.masks, small.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        flow, log_odds = np.split(cut.predict(small), [2])
+        true_flow = 5 * dynamics.masks_to_flow(labels)
+        true_log_odds = np.where(labels > 0, 6, -6).astype(np.float32)[None]
+        scores.setdefault("found", []).append(overlap.score(sample.masks, cut.segment(sample.pixels).masks))
+        for what, parts in {
+            "true diameter": (flow, log_odds), "and foreground": (flow, true_log_odds),
+            "and flows": (true_flow, log_odds), "and both": (true_flow, true_log_odds),
+        }.items():  # fmt: skip
+            truth.predict = lambda _, parts=parts: np.concatenate(parts)
+            scores.setdefault(what, []).append(overlap.score(sample.masks, truth.at_scale(image, diameter)[0]))
+    for what, mine in scores.items():
+        print(what, json.dumps({key: round(value, 3) for key, value in overlap.summarise(mine).items()}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(required=True)
@@ -376,6 +417,13 @@ def main() -> None:
     action.add_argument("--kinds", help="only these, separated by commas")
     action.add_argument("--out", type=Path)
     action.set_defaults(run=score)
+    action = actions.add_parser("ceiling", help="AP of images trained on, with parts of the truth given")
+    action.add_argument("--data", type=Path, required=True)
+    action.add_argument("--pack", type=Path, required=True, help="says what was held out")
+    action.add_argument("--weights", type=Path)
+    action.add_argument("--kind", default="fluorescence")
+    action.add_argument("--units", type=int, default=60, help="pictures, of each at most two images")
+    action.set_defaults(run=ceiling)
     options = parser.parse_args()
     options.run(options)
 
