@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cellvision import finetune, pretrain
 from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
-from cellvision.core import files, parallel, splits, stats
+from cellvision.core import files
 from cellvision.core.config import StageConfig, assign, build, fingerprint, option, result_keys
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir
-from cellvision.core.splits import Folds
+from cellvision.evidence import intervals, splits
+from cellvision.evidence.splits import Folds
+from cellvision.executors import local
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cellvision.core.items import Items
+    from cellvision.branches.items import Items
 
 REVISION = 2
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
@@ -124,16 +126,14 @@ class Child(NamedTuple):
 
 def run_children(cfg: Config, arms: dict[str, dict[str, Any]], folds: list[int], out: Path) -> list[dict[str, Any]]:
     """Every pretraining, then every arm, fold and seed, one process a core; -> one row of results each."""
-    jobs = parallel.cores() if cfg.workers is None else cfg.workers
+    jobs = local.cores() if cfg.workers is None else cfg.workers
     used = sorted({name for options in arms.values() if (name := recipe_of(cfg, options))})
     recipes = [(cfg, name, fold, out) for name, fold in itertools.product(used, folds)]
-    for _ in track(
-        parallel.ordered_map(run_recipe, recipes, min(jobs, len(recipes))), "ablate: pretrain", len(recipes)
-    ):
+    for _ in track(local.ordered_map(run_recipe, recipes, min(jobs, len(recipes))), "ablate: pretrain", len(recipes)):
         pass
     every = itertools.product(arms.items(), folds, cfg.seeds)
     tasks = [(cfg, Child(name, options, fold, seed), out) for (name, options), fold, seed in every]
-    return list(track(parallel.ordered_map(run_child, tasks, min(jobs, len(tasks))), "ablate: finetune", len(tasks)))
+    return list(track(local.ordered_map(run_child, tasks, min(jobs, len(tasks))), "ablate: finetune", len(tasks)))
 
 
 def recipe_of(cfg: Config, options: dict[str, Any]) -> str | None:
@@ -203,7 +203,7 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
     """
     import pandas as pd
 
-    from cellvision.core import baselines
+    from cellvision.evidence import baselines
 
     merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ()), "seed": cfg.seeds[0]}
     shares = sorted({float((cfg.base | options).get("label_fraction", 1)) for options in arms.values()})
@@ -241,7 +241,7 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
     pooled = {str(arm): pool_seeds(rows) for arm, rows in scored.groupby("arm", sort=False)}
     summary: list[dict[str, Any]] = []
     for arm, rows in pooled.items():
-        interval = stats.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
+        interval = intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
         own = results[(results["arm"] == arm) & (results["status"] == "ok")]
         by_seed = own.groupby("seed")["balanced_accuracy"].mean() if len(own) else None
         summary.append({
@@ -259,13 +259,13 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
         for arm, rows in pooled.items()
         if reference in pooled and arm != reference
     ]
-    columns = ["arm", "reference", *stats.Interval(0, 0, 0, 0).flat("difference")]
+    columns = ["arm", "reference", *intervals.Interval(0, 0, 0, 0).flat("difference")]
     return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
 
 
 def absolute_error(rows: pd.DataFrame) -> dict[str, float | int]:
     """Mean absolute error over all seeds with its interval; nothing for labels that are not three or more numbers."""
-    from cellvision.core import scoring, targets
+    from cellvision.evidence import scoring, targets
 
     classes = set(rows["truth"])
     if len(classes) < 3 or targets.numbers(classes) is None:
@@ -279,10 +279,10 @@ def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(["key", "unit", "truth"], as_index=False)["correct"].mean()
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame) -> stats.Interval:
+def difference(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:
     """Balanced accuracy of a minus b, paired over units. Rows scored in one of them only are left out."""
     both = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
-    return stats.paired_difference(*(both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")))
+    return intervals.paired_difference(*(both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")))
 
 
 def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
@@ -302,23 +302,24 @@ def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
 
 def write(out: Path, summary: pd.DataFrame, differences: pd.DataFrame) -> None:
     """Tables and their pictures."""
-    from cellvision.core import plots
+    from cellvision.plots.results import forest_plot
 
     files.write_csv(out / "summary.csv", summary)
     files.write_csv(out / "differences.csv", differences)
     ok = summary[summary["status"] == "ok"]
     label = f"balanced accuracy, 95 % over {ok['units'].max():.0f} units"
-    plots.intervals(_rows(ok, "balanced_accuracy"), out / "summary.png", label)
+    forest_plot(_rows(ok, "balanced_accuracy"), out / "summary.png", label)
     if len(differences):
         label = f"difference to '{differences['reference'].iloc[0]}', paired over units"
-        plots.intervals(_rows(differences, "difference"), out / "differences.png", label, 0.0)
+        forest_plot(_rows(differences, "difference"), out / "differences.png", label, 0.0)
 
 
 def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None:
     """by.csv: every arm scored on the items of each value of a column; by.png: accuracy against that value."""
     import pandas as pd
 
-    from cellvision.core import plots, targets
+    from cellvision.evidence import targets
+    from cellvision.plots.results import by_value
 
     key = "item_id" if scored["key"].isin(items.table["item_id"]).any() else "source_id"
     value = items.table.drop_duplicates(key).set_index(key)[column].astype(str)
@@ -327,12 +328,12 @@ def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None
     found: list[dict[str, Any]] = []
     for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
         pooled = pool_seeds(rows)
-        interval = stats.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
+        interval = intervals.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
         score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
         found.append({"arm": arm, column: level, "order": order.index(level), **score})
     table = pd.DataFrame(found).sort_values(["arm", "order"]).drop(columns="order")
     files.write_csv(out / "by.csv", table)
-    plots.by_value(table, column, order, out / "by.png")
+    by_value(table, column, order, out / "by.png")
 
 
 def _rows(table: pd.DataFrame, name: str) -> list[tuple[str, float, float, float]]:

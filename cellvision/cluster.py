@@ -18,10 +18,10 @@ from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig, Sta
 from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.core.neighbours import Communities, Projection
 from cellvision.core.progress import say
 from cellvision.core.rng import derive, generator, torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.models.neighbours import Communities, Projection
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,8 @@ def run(cfg: Config, out: Path) -> None:
     """Represent, connect, cluster, project, describe."""
     import pandas as pd
 
-    from cellvision.core import cellplots, encoders, neighbours
+    from cellvision.models import encoders, neighbours
+    from cellvision.plots.points import histograms, projection
 
     reserved = tuple(filter(None, (cfg.target, cfg.unit)))
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
@@ -79,10 +80,10 @@ def run(cfg: Config, out: Path) -> None:
             made = labelled.copy()
             for name in cfg.projections:
                 made[[f"{name}_1", f"{name}_2"]] = neighbours.project(points, name, torch_seed(cfg.seed, name))
-                cellplots.projection(made[[f"{name}_1", f"{name}_2"]].to_numpy(), shown, name, out / f"{name}.png")
+                projection(made[[f"{name}_1", f"{name}_2"]].to_numpy(), shown, name, out / f"{name}.png")
             files.write_parquet(out / "projection.parquet", made)
             if quality:
-                cellplots.quality(table[quality], out / "quality.png")
+                histograms(table[quality], out / "quality.png")
             if cfg.markers and state is not None:
                 describe(cfg, branch, state, cluster, out)
             found = {
@@ -118,12 +119,12 @@ def represent(cfg: Config, branch: Branch) -> tuple[State | None, NDArray[np.flo
     """
     every = np.arange(len(branch.items.table))
     if cfg.encoder:
-        from cellvision.core import encoders
+        from cellvision.models import encoders
 
         trained = encoders.resolve(cfg.encoder, branch, every, torch_seed(cfg.seed, "encoder"))
         features = encoders.embed(trained.module, branch, trained.state, every)
         return trained.state, (features - features.mean(0)) / np.maximum(features.std(0), 1e-6), None
-    from cellvision.core import neighbours
+    from cellvision.models import neighbours
 
     state = branch.fit(every)
     if "mean" not in state or branch.batch(every[:1], state).ndim != 2:
@@ -141,7 +142,7 @@ def represent(cfg: Config, branch: Branch) -> tuple[State | None, NDArray[np.flo
 
 def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], cluster: NDArray) -> dict[str, Any]:
     """Adjusted Rand index of the clusters with those of random nine tenths of the items, clustered anew."""
-    from cellvision.core import neighbours
+    from cellvision.models import neighbours
 
     scores = []
     for number in range(cfg.repeats):
@@ -169,7 +170,8 @@ def feature_names(branch: Branch, state: State) -> NDArray[np.object_]:
 
 def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int64], out: Path) -> None:
     """markers.csv and markers.png, on a sample where there are many items."""
-    from cellvision.core import cellplots, neighbours
+    from cellvision.models import neighbours
+    from cellvision.plots.points import dots
 
     rows = np.sort(generator(cfg.seed, "markers").permutation(len(cluster))[:MARKER_ITEMS])
     values, names = branch.batch(rows, state), feature_names(branch, state)
@@ -178,7 +180,7 @@ def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int6
     table = neighbours.markers(values, cluster[rows], names, cfg.markers)
     files.write_csv(out / "markers.csv", table)
     if len(table):
-        cellplots.dots(levels(table, values, cluster[rows], names), out / "markers.png")
+        dots(levels(table, values, cluster[rows], names), out / "markers.png")
 
 
 def levels(table: pd.DataFrame, values: NDArray, cluster: NDArray, names: NDArray) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def device() -> tuple[bool, str]:
     try:
         import torch
 
-        from cellvision.core.parallel import cores
+        from cellvision.executors.local import cores
     except (ImportError, OSError):
         return True, "device unknown, since torch cannot be imported"
     if torch.cuda.is_available():

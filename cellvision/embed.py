@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
-from cellvision.core import files, metrics, splits
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.progress import say
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.core.splits import Splits
-from cellvision.core.supervised import Supervised
+from cellvision.evidence import metrics, splits
+from cellvision.evidence.problem import Supervised
+from cellvision.evidence.splits import Splits
 
 if TYPE_CHECKING:
-    from cellvision.core.encoders import Trained
+    from cellvision.models.encoders import Trained
 
 REVISION = 2
 
@@ -42,13 +43,14 @@ def run(cfg: Config, out: Path) -> None:
     """Embed every item once; probe the embedding on units that the encoder has not seen."""
     import torch
 
-    from cellvision.core import encoders, loop
+    from cellvision.models import encoders
+    from cellvision.training.device import pick_device
 
     reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
-    device = loop.pick_device(cfg.device, cfg.threads)
+    device = pick_device(cfg.device, cfg.threads)
     inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.describe(spec)}
     with RunDir.claim(out, "embed", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
@@ -70,7 +72,8 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     """
     import pandas as pd
 
-    from cellvision.core import baselines, encoders, scoring, targets
+    from cellvision.evidence import baselines, scoring, targets
+    from cellvision.models import encoders
 
     table = branch.items.table
     if cfg.target not in table or table[cfg.target].nunique() < 2 or made.folds < 2:

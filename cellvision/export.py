@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import cellprofiler, files, interchange, masks, parallel
+from cellvision.cells import cellprofiler
+from cellvision.cells.modes import MODES
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option, read_yaml
 from cellvision.core.errors import ConfigError, UnsafeInput
-from cellvision.core.images import ImageError, Limits, read_image
-from cellvision.core.modes import MODES
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import content_of
+from cellvision.executors import local
+from cellvision.io import geojson, labelmaps
+from cellvision.io.images.reader import ImageError, Limits, read_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +95,8 @@ def run(cfg: Config, out: Path) -> None:
     where = segment_run(cfg.run)
     claim(out, cfg, where)
     jobs, total = plan(cfg, where, out)
-    workers = parallel.cores() if cfg.workers is None else cfg.workers
-    results = track(parallel.ordered_map(export_one, jobs, min(workers, total)), "export", total)
+    workers = local.cores() if cfg.workers is None else cfg.workers
+    results = track(local.ordered_map(export_one, jobs, min(workers, total)), "export", total)
     if cfg.to == "cellprofiler":
         cells, notes = write_tables(results, out)
     else:
@@ -218,19 +221,19 @@ def export_one(job: Job) -> tuple[Any, str]:
         return measured(job, labels)
     if job.cfg.to == "labels":
         ending = "_cp_masks" if job.cfg.naming == "cellpose" else ""
-        masks.write(target.with_name(f"{target.name}{ending}.tif"), labels)
+        labelmaps.write(target.with_name(f"{target.name}{ending}.tif"), labels)
         return len(job.cells), ""
     numbers = [name for name in job.cells if name not in OUTSIDE and job.cells[name].dtype.kind in "biuf"]
     texts = [name for name in job.cells if name not in (*numbers, *OUTSIDE, "classification")]
-    found = interchange.features(labels, job.cells, job.cfg.object_type, numbers, texts)
+    found = geojson.features(labels, job.cells, job.cfg.object_type, numbers, texts)
     about = {name: job.image[name] for name in ("path", "group", "pixel_size_um", "sha256")}
     about |= dict(zip(("height", "width"), labels.shape, strict=True))
-    return interchange.write_geojson(target.with_name(f"{target.name}.geojson"), found, about), ""
+    return geojson.write_geojson(target.with_name(f"{target.name}.geojson"), found, about), ""
 
 
 def kept_labels(job: Job) -> NDArray[np.int32]:
     """The label map with the cells of the table alone."""
-    labels = masks.read(job.mask)
+    labels = labelmaps.read(job.mask)
     kept = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
     own = job.cells["mask_label"].to_numpy(np.int64)
     kept[own] = own

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellvision.core import files, tracestore
+from cellvision.branches.trace import store as tracestore
+from cellvision.branches.trace.files import Block, Reader
+from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import NoUsableInput, RejectedInput
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
-from cellvision.core.tracefiles import Block, Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa

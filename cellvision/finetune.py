@@ -14,23 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, Branch, BranchConfig
-from cellvision.core import files, parallel, splits
-from cellvision.core.config import StageConfig, fingerprint, option, read_yaml
+from cellvision.core import files
+from cellvision.core.config import StageConfig, option, read_yaml
 from cellvision.core.errors import StrategyRefused
 from cellvision.core.progress import say, track
-from cellvision.core.rng import generator, torch_seed
+from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir, is_run
-from cellvision.core.schedule import LoopConfig
-from cellvision.core.supervised import Supervised
+from cellvision.evidence import splits
+from cellvision.evidence.problem import Supervised
+from cellvision.executors import local
+from cellvision.models import fit
+from cellvision.models.fit import Recipe
 from cellvision.strategies import STRATEGIES, Labelled, StrategyConfig
+from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-    from torch import Tensor
 
-    from cellvision.core.classifier import Classifier, Head
-    from cellvision.core.encoders import Trained
+    from cellvision.models.classifier import Classifier
+    from cellvision.models.encoders import Trained
     from cellvision.strategies import Strategy
 
 REVISION = 1
@@ -69,7 +72,8 @@ class Job(Supervised):
     """The supervised problem of a config, with its strategy and encoder."""
 
     def __init__(self, cfg: Config) -> None:
-        from cellvision.core import loop, targets
+        from cellvision.evidence import targets
+        from cellvision.training.device import pick_device
 
         self.cfg = cfg
         reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
@@ -79,7 +83,7 @@ class Job(Supervised):
         super().__init__(branch, made, target, cfg.fold, cfg.seed, cfg.label_fraction)
         self.strategy: Strategy = STRATEGIES.build(cfg.strategy)
         self.spec = cfg.encoder or branch.default_encoder
-        self.device: torch.device = loop.pick_device(cfg.device, cfg.threads)
+        self.device: torch.device = pick_device(cfg.device, cfg.threads)
 
     @property
     def tested(self) -> Sequence[int | None]:
@@ -103,7 +107,7 @@ class Job(Supervised):
         return Labelled(self.bags(rows)[0], self.target.label[rows])
 
     def load_encoder(self, fold: int | None, rows: NDArray[np.int64]) -> Trained:
-        from cellvision.core import encoders
+        from cellvision.models import encoders
 
         spec, seed = self.encoder_of(fold), torch_seed(self.cfg.seed, "encoder")
         trained = encoders.resolve(spec, self.branch, rows, seed)
@@ -111,7 +115,7 @@ class Job(Supervised):
         return trained
 
     def inputs(self) -> dict[str, str]:
-        from cellvision.core import encoders
+        from cellvision.models import encoders
 
         found = {"items": self.items.content, "splits": self.made.content}
         return found | {f"encoder_{fold}": encoders.describe(self.encoder_of(fold)) for fold in self.tested}
@@ -136,7 +140,7 @@ def run(cfg: Config, out: Path) -> None:
 
 def steps_total(job: Job) -> int:
     """Optimiser steps behind the result: its own, and those of the pretraining it starts from."""
-    from cellvision.core import encoders
+    from cellvision.models import encoders
 
     folder = encoders.find(job.encoder_of(job.tested[0]))
     before = files.read_json(folder / "encoder.json").get("steps_total", 0) if folder else 0
@@ -151,9 +155,9 @@ def run_folds(job: Job, out: Path) -> Iterator[list[str]]:
     if len(job.tested) == 1 or job.device.type != "cpu":
         yield from (run_fold(job, fold, out) for fold in job.tested)
         return
-    jobs = parallel.cores() if job.cfg.workers is None else job.cfg.workers
+    jobs = local.cores() if job.cfg.workers is None else job.cfg.workers
     tasks = [(job.cfg.model_copy(update={"workers": 0, "threads": 1}), fold, out) for fold in job.folds]
-    yield from track(parallel.ordered_map(fold_task, tasks, min(jobs, len(tasks))), "finetune: folds", len(tasks))
+    yield from track(local.ordered_map(fold_task, tasks, min(jobs, len(tasks))), "finetune: folds", len(tasks))
 
 
 def fold_task(task: tuple[Config, int, Path]) -> list[str]:
@@ -163,7 +167,7 @@ def fold_task(task: tuple[Config, int, Path]) -> list[str]:
 
 def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
     """Train without the fold, predict it, write its part; a part that is there is kept. -> stamps."""
-    from cellvision.core import loop
+    from cellvision.training import loop
 
     part = out / "folds" / f"{fold}.json"
     if part.exists():
@@ -173,9 +177,12 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
     trained = job.load_encoder(fold, train)
     tested = set(job.items.table["source_hash"].iloc[test])
     stamp = splits.guard(set(trained.seen), tested, f"encoder {job.spec!r}", job.cfg.transductive)
-    fit = fit_linear if job.cfg.tune == "linear" else fit_deep
     checkpoints = out / "checkpoints" / str(fold)
-    model = fit(job, trained, train, checkpoints, torch_seed(job.cfg.seed, "finetune", fold))
+    recipe = recipe_for(job, fold, train, checkpoints)
+    if job.cfg.tune == "linear":
+        model = fit.fit_linear(recipe, trained)
+    else:
+        model = fit.fit_deep(recipe, trained, last_block=job.cfg.tune == "last")
     if fold is not None:
         items, sources = predict(job, model, trained, test)
         files.write_parquet(out / "folds" / f"{fold}-items.parquet", items.assign(fold=fold))
@@ -187,104 +194,35 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
     return [stamp] if stamp else []
 
 
-def new_head(job: Job, trained: Trained, seed: int) -> Head:
-    import torch
-
-    from cellvision.core.classifier import Head
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = Head(job.strategy.head(trained.width, len(job.target.classes)), trained.width)
-    return head.to(job.device)
-
-
-def features_of(job: Job, trained: Trained, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Frozen features, taken from the cache where another run has computed them."""
-    from cellvision.core import encoders
-
-    if job.cfg.cache is None:
-        return encoders.embed(trained.module, job.branch, trained.state, rows)
-    view = job.cfg.branch.model_dump(mode="json")
-    path = job.cfg.cache / f"{fingerprint([job.items.content, view, trained.checksum()])}.npy"
-    if not path.exists():
-        features = encoders.embed(trained.module, job.branch, trained.state, np.arange(len(job.items.table)))
-        with files.atomic(path) as temporary, temporary.open("wb") as handle:
-            np.save(handle, features, allow_pickle=False)
-    return np.load(path, allow_pickle=False)[rows]
-
-
-def fit_linear(job: Job, trained: Trained, train: NDArray[np.int64], folder: Path, seed: int) -> Classifier:
-    """The head alone, on features computed once."""
-    import torch
-
-    from cellvision.core import loop
-    from cellvision.core.classifier import Classifier
-
-    head = new_head(job, trained, seed)
-    features = features_of(job, trained, train)
-    head.standardise(features)
-    labelled = job.labelled(train)
-
-    def make(step: int) -> loop.Batch:
-        chosen = job.strategy.draw(generator(seed, "batch", step), labelled, job.cfg.loop.batch)
-        parts: dict[str, NDArray] = {"features": features, "bag": labelled.bag, "label": labelled.label}
-        return {name: torch.from_numpy(part[chosen]) for name, part in parts.items()}
-
-    def loss(module: Any, batch: loop.Batch) -> Tensor:
-        return job.strategy.loss(module.inner, module(batch["features"]), batch["bag"], batch["label"])
-
-    loop.train(head, loss, make, job.cfg.loop, seed=seed, folder=folder, what="finetune")
-    return Classifier(trained.module, head)
-
-
-class AugmentedBatches:
-    """The batch of a step: items drawn by the strategy, varied, with their bags and labels."""
-
-    def __init__(self, job: Job, trained: Trained, train: NDArray[np.int64], seed: int) -> None:
-        self.branch, self.strategy, self.batch = job.branch, job.strategy, job.cfg.loop.batch
-        self.state, self.train, self.seed, self.labelled = trained.state, train, seed, job.labelled(train)
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        import torch
-
-        chosen = self.strategy.draw(generator(self.seed, "batch", step), self.labelled, self.batch)
-        items = self.branch.batch(self.train[chosen], self.state, Augment("weak", (self.seed, step)))
-        parts = {"items": items, "bag": self.labelled.bag[chosen], "label": self.labelled.label[chosen]}
-        return {name: torch.from_numpy(part) for name, part in parts.items()}
-
-
-def fit_deep(job: Job, trained: Trained, train: NDArray[np.int64], folder: Path, seed: int) -> Classifier:
-    """Encoder and head together; with `last`, only the encoder's last block."""
-    from cellvision.core import encoders, loop
-    from cellvision.core.classifier import Classifier
-
-    model = Classifier(trained.module, new_head(job, trained, seed))
-    if job.cfg.tune == "last":
-        last = encoders.last_layer(trained.module)
-        for name, parameter in trained.module.named_parameters():
-            parameter.requires_grad_(name in last)
-
-    def loss(module: Any, batch: loop.Batch) -> Tensor:
-        features = module.head(module.encoder(batch["items"]))
-        return job.strategy.loss(module.head.inner, features, batch["bag"], batch["label"])
-
-    workers = max(0, parallel.cores() - 1) if job.cfg.workers is None else job.cfg.workers
-    make = AugmentedBatches(job, trained, train, seed)
-    loop.train(model, loss, make, job.cfg.loop, seed=seed, folder=folder, what="finetune", workers=workers)
-    return model
+def recipe_for(job: Job, fold: int | None, train: NDArray[np.int64], checkpoints: Path) -> Recipe:
+    """How the rows of `train` teach a classifier."""
+    return Recipe(
+        branch=job.branch,
+        strategy=job.strategy,
+        rows=train,
+        labelled=job.labelled(train),
+        classes=len(job.target.classes),
+        loop=job.cfg.loop,
+        seed=torch_seed(job.cfg.seed, "finetune", fold),
+        device=job.device,
+        workers=max(0, local.cores() - 1) if job.cfg.workers is None else job.cfg.workers,
+        checkpoints=checkpoints,
+        cache=job.cfg.cache,
+    )
 
 
 def predict(
     job: Job, model: Classifier, trained: Trained, rows: NDArray[np.int64]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions of items, and of their sources as the strategy pools them."""
-    from cellvision.core import classifier, encoders, scoring
+    from cellvision.evidence import scoring
+    from cellvision.models import classifier, encoders
 
     bag, names = job.bags(rows)
     shown = []
     for pose in range(job.cfg.poses):
         if job.cfg.tune == "linear" and pose == 0:
-            features = features_of(job, trained, rows)
+            features = fit.frozen_features(job.branch, trained, rows, job.cfg.cache)
         else:
             features = encoders.embed(model.encoder, job.branch, trained.state, rows, Augment("pose", (pose,)))
         shown.append(classifier.head_probabilities(job.strategy, model.head, features, bag))
@@ -297,7 +235,7 @@ def predict(
 
 def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np.int64], folder: Path) -> None:
     """Everything `predict` needs, and the hashes of all sources the weights have seen."""
-    from cellvision.core import classifier
+    from cellvision.models import classifier
 
     seen = sorted({*trained.seen, *job.items.table["source_hash"].iloc[train]})
     facts = {
@@ -336,7 +274,8 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     """Pool the folds, score them, and set the plain baselines beside."""
     import pandas as pd
 
-    from cellvision.core import baselines, plots, scoring
+    from cellvision.evidence import baselines, scoring
+    from cellvision.plots.results import confusion_matrix
 
     items, sources = (
         pd.concat([pd.read_parquet(out / "folds" / f"{k}-{what}.parquet") for k in job.folds], ignore_index=True)
@@ -347,7 +286,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
         files.write_parquet(out / f"{name}.parquet", table)
     found = scoring.summarise(job.target, scored, items)
     found["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
-    plots.confusion_matrix(scored, out / "confusion.png", job.target.level)
+    confusion_matrix(scored, out / "confusion.png", job.target.level)
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
             found |= scoring.against(name, scored, pd.read_parquet(path))
@@ -357,11 +296,11 @@ def score(job: Job, out: Path) -> dict[str, Any]:
 
 def item_random(job: Job) -> dict[str, float]:
     """The linear probe of the frozen encoder on unseen units, and what it would score if items were split at random."""
-    from cellvision.core import baselines
+    from cellvision.evidence import baselines
 
     rows = baselines.inflation_rows(job)
     trained = job.load_encoder(job.folds[0], job.train_rows(job.folds[0]))
-    return baselines.inflation(job, rows, features_of(job, trained, rows))
+    return baselines.inflation(job, rows, fit.frozen_features(job.branch, trained, rows, job.cfg.cache))
 
 
 def report_to_person(out: Path) -> None:

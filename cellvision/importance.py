@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
-from cellvision.core import files, splits
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.core.supervised import Supervised
+from cellvision.evidence import splits
+from cellvision.evidence.problem import Supervised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,8 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Fit and shuffle fold by fold; pool; say how far the folds agree."""
-    from cellvision.core import plots, targets
+    from cellvision.evidence import targets
+    from cellvision.plots.results import forest_plot
 
     reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
@@ -68,7 +70,7 @@ def run(cfg: Config, out: Path) -> None:
             shown = table.head(SHOWN)
             bars = list(shown[["feature", "importance", "lowest", "highest"]].itertuples(index=False, name=None))
             label = f"loss of log-probability when shuffled, held-out units; range over {len(folds)} folds"
-            plots.intervals(bars, out / "importance.png", label, 0.0)
+            forest_plot(bars, out / "importance.png", label, 0.0)
             found = {"folds": len(folds), "balanced_accuracy": float(np.mean(scores)), "candidates": len(table)}
             claimed.finish(found | agreement(list(folds), cfg.top) | {"stamps": splits.stamps(branch.items, made)})
     report_to_person(out)
@@ -78,7 +80,7 @@ def one_fold(cfg: Config, problem: Supervised, fold: int) -> tuple[pd.DataFrame,
     """feature, importance and drop of accuracy of the leading features, and the fold's balanced accuracy."""
     import pandas as pd
 
-    from cellvision.core import baselines, metrics
+    from cellvision.evidence import baselines, metrics
 
     train, test = problem.train_rows(fold), problem.test_rows(fold)
     state = problem.branch.fit(train)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
-from cellvision.core import files, splits
+from cellvision.branches.items import Items
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
-from cellvision.core.items import Items
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.core.splits import Folds, Splits
+from cellvision.evidence import splits
+from cellvision.evidence.splits import Folds, Splits
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,10 +14,11 @@ from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
+from cellvision.io import rawfolder
 from cellvision.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from cellvision.core.encoders import Trained
+    from cellvision.models.encoders import Trained
 
 REVISION = 1
 
@@ -34,7 +35,7 @@ def run(cfg: Config, out: Path) -> None:
     """Cut new images the way the training images were cut, then classify every cell and every image."""
     import torch
 
-    from cellvision.core import encoders
+    from cellvision.models import encoders
 
     bundle = read_bundle(cfg.model)
     if (cfg.raw is None) == (cfg.items is None):
@@ -44,7 +45,7 @@ def run(cfg: Config, out: Path) -> None:
     how = cut_like_training(cfg, bundle) if cfg.raw else None
     reserved = (bundle["target"],)
     if how:
-        content = segment.fingerprint_of(segment.scan_folder(how))
+        content = rawfolder.fingerprint_of(segment.scan_images(how))
     else:
         content = BRANCHES.build(bundle["branch"], path=cfg.items, reserved=reserved).items.content
     inputs = {"data": content, "model": files.sha256_file(cfg.model / "weights.safetensors")[:32]}
@@ -80,11 +81,13 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
 
 def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Trained, out: Path) -> dict[str, Any]:
     """Probabilities of every item and, as the strategy pools them, of every source."""
-    from cellvision.core import classifier, encoders, loop, scoring
+    from cellvision.evidence import scoring
+    from cellvision.models import classifier, encoders
+    from cellvision.training.device import pick_device
 
     strategy = STRATEGIES.build(bundle["strategy"])
     classes = tuple(bundle["classes"])
-    device = loop.pick_device(cfg.device, cfg.threads)
+    device = pick_device(cfg.device, cfg.threads)
     head = classifier.load_head(cfg.model, strategy, trained.width, len(classes)).to(device)
     table = branch.items.table
     features = encoders.embed(trained.module.to(device), branch, trained.state, np.arange(len(table)))

@@ -12,25 +12,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, Branch, BranchConfig, State
-from cellvision.core import files, metrics, parallel, splits
+from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import NoUsableInput
 from cellvision.core.progress import say
-from cellvision.core.rng import generator, torch_seed
+from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.core.schedule import LoopConfig
-from cellvision.core.splits import Splits
+from cellvision.evidence import splits
+from cellvision.evidence.splits import Splits
+from cellvision.executors import local
+from cellvision.models.batches import SourceBalanced
+from cellvision.models.watch import Probe
 from cellvision.selfsup import METHODS, MethodConfig
+from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cellvision.core.encoders import Trained
+    from cellvision.models.encoders import Trained
     from cellvision.selfsup import Method
 
 REVISION = 1
-PROBE_ITEMS = 2000  # items that kNN, rank and identity are measured on
 
 
 class Config(StageConfig):
@@ -56,7 +59,9 @@ def run(cfg: Config, out: Path) -> None:
     """Pretrain on every fold but the held-out one."""
     import torch
 
-    from cellvision.core import encoders, loop
+    from cellvision.models import encoders
+    from cellvision.training import loop
+    from cellvision.training.device import pick_device
 
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
@@ -64,7 +69,7 @@ def run(cfg: Config, out: Path) -> None:
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
     method: Method = METHODS.build(cfg.method)
     spec = cfg.encoder or branch.default_encoder
-    device = loop.pick_device(cfg.device, cfg.threads)
+    device = pick_device(cfg.device, cfg.threads)
     batch = min(cfg.loop.batch, len(train))
     if batch < 2:
         raise NoUsableInput("pretraining needs at least two training items")
@@ -84,7 +89,7 @@ def run(cfg: Config, out: Path) -> None:
             seed=cfg.seed,
             folder=out / "checkpoints",
             what="pretrain",
-            workers=max(0, parallel.cores() - 1) if cfg.workers is None else cfg.workers,
+            workers=max(0, local.cores() - 1) if cfg.workers is None else cfg.workers,
             probe=lambda _: probe(learner["encoder"]),
             probe_every=max(1, cfg.loop.steps // cfg.probes),
         )
@@ -119,7 +124,7 @@ def save_encoder(
     cfg: Config, branch: Branch, made: Splits, start: Trained, module: nn.Module, train: NDArray[np.int64], folder: Path
 ) -> None:
     """The encoder without its projection head, and the sources and units it has seen."""
-    from cellvision.core import encoders
+    from cellvision.models import encoders
 
     facts = {
         "network": start.name,
@@ -137,12 +142,13 @@ def save_encoder(
 
 def training_rate(cfg: Config, steps: int = 4) -> float:
     """Items per second of a training step on this machine, batches included: what turns a time budget into steps."""
-    from cellvision.core import encoders, loop
+    from cellvision.models import encoders
+    from cellvision.training.device import autocast, pick_device
 
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items)
     rows = np.arange(len(branch.items.table))
     batch = min(cfg.loop.batch, len(rows))
-    device = loop.pick_device(cfg.device, cfg.threads)
+    device = pick_device(cfg.device, cfg.threads)
     method: Method = METHODS.build(cfg.method)
     start = encoders.resolve(cfg.encoder or branch.default_encoder, branch, rows, 0)
     learner = build_learner(start, method, 0).to(device)
@@ -151,91 +157,22 @@ def training_rate(cfg: Config, steps: int = 4) -> float:
     for step in range(steps):
         begun = time.perf_counter()
         views = {name: view.to(device) for name, view in draw(step).items()}
-        with loop.autocast(learner, cfg.loop.precision):
+        with autocast(learner, cfg.loop.precision):
             value = contrast(method, learner, views)
         value.backward()
         times.append(time.perf_counter() - begun)
     return batch * method.views / float(np.median(times[1:]))
 
 
-class SourceBalanced:
-    """The batch of a step: items drawn evenly over their sources, without repeats, in `views` variations each.
-
-    Sources are balanced so that one image with many cells does not rule, and negatives come from many images.
-    """
-
-    def __init__(
-        self,
-        branch: Branch,
-        state: State,
-        rows: NDArray[np.int64],
-        views: int,
-        batch: int,
-        seed: int,
-        augment: bool = True,
-    ) -> None:
-        self.branch, self.state, self.rows, self.views, self.batch, self.seed = branch, state, rows, views, batch, seed
-        self.augment = augment
-        source = np.unique(branch.items.table["source_id"].iloc[rows], return_inverse=True)[1]
-        weight = 1.0 / np.bincount(source)[source]
-        self.log_weight = np.log(weight / weight.sum())
-
-    def chosen(self, step: int) -> NDArray[np.int64]:
-        """(batch,) rows, drawn without replacement: the largest of log weight + Gumbel noise (Efraimidis 2006)."""
-        key = self.log_weight + generator(self.seed, "pretrain batch", step).gumbel(size=len(self.rows))
-        top = np.argpartition(-key, self.batch - 1)[: self.batch]
-        return self.rows[np.sort(top)]
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        import torch
-
-        rows = self.chosen(step)
-        varied = [Augment("strong", (self.seed, step, view)) if self.augment else None for view in range(self.views)]
-        return {
-            str(view): torch.from_numpy(self.branch.batch(rows, self.state, how)) for view, how in enumerate(varied)
-        }
-
-
-class Probe:
-    """What an encoder has learned, measured in evaluation mode on fixed items: rank, kNN and identity of the source."""
-
-    def __init__(self, branch: Branch, state: State, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
-        self.branch, self.state = branch, state
-        rng = generator(0, "probe")
-        self.train, self.test = (np.sort(rng.permutation(rows)[:PROBE_ITEMS]) for rows in (train, test))
-        table = branch.items.table
-        self.group = table["group"].to_numpy(str)
-        self.source = table["source_id"].to_numpy(str)
-
-    def __call__(self, encoder: nn.Module) -> dict[str, float]:
-        from cellvision.core import encoders
-
-        training = encoder.training
-        features = encoders.embed(encoder, self.branch, self.state, self.train)
-        found = {"rank": metrics.effective_rank(features), "std": float(features.std(0).mean())}
-        if len(self.test) and len(np.unique(self.group)) > 1:
-            others = encoders.embed(encoder, self.branch, self.state, self.test)
-            guess = metrics.knn_predict(features, self.group[self.train], others)
-            found["knn"] = metrics.balanced_accuracy(self.group[self.test], guess)
-        half = np.arange(len(self.train)) % 2 == 0
-        source = self.source[self.train]
-        if len(np.unique(source[half])) > 1 and half.sum() < len(half):
-            guess = metrics.knn_predict(features[half], source[half], features[~half])
-            found["identity"] = float(np.mean(guess == source[~half]))
-            found["identity_chance"] = float(np.unique(source, return_counts=True)[1].max() / len(source))
-        encoder.train(training)
-        return found
-
-
 def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> dict[str, Any]:
     """curves.parquet and curves.png; the last values as flat metrics."""
     import pandas as pd
 
-    from cellvision.core import plots
+    from cellvision.plots.results import curves
 
     table = pd.DataFrame(history).assign(chance=chance)
     files.write_parquet(out / "curves.parquet", table)
-    plots.curves(table, out / "curves.png")
+    curves(table, out / "curves.png")
     last = table.ffill().iloc[-1]
     found: dict[str, Any] = {key: float(last[key]) for key in table.columns if key not in ("step", "loss")}
     first = table.iloc[0]

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellvision.core import files, modes
+from cellvision.cells import modes
+from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
@@ -151,14 +152,14 @@ def sheet(where: Path, some: pd.DataFrame) -> NDArray[np.uint8]:
     """Crops of one group, every source in turn."""
     import numpy as np
 
-    from cellvision.core import plots
-    from cellvision.core.items import SHARD_ROWS, Crops
+    from cellvision.cells.cropstore import SHARD_ROWS, Crops
     from cellvision.core.rng import generator
+    from cellvision.plots.cells import crop_sheet
 
     order = some.assign(luck=generator(0, "sheet").random(len(some))).sort_values("luck")
     order = order.assign(turn=order.groupby("source_id").cumcount()).sort_values(["turn", "luck"]).head(CROPS_SHOWN)
     rows = (order["crop_shard"] * SHARD_ROWS + order["crop_row"]).to_numpy(np.int64)
-    return plots.crop_sheet(Crops(where / "crops").take(rows), columns=8)
+    return crop_sheet(Crops(where / "crops").take(rows), columns=8)
 
 
 def of_plan(where: Path) -> dict[str, Any]:
@@ -183,14 +184,14 @@ def confusions(where: Path) -> Iterator[dict[str, Any]]:
     """One matrix of counts for every arm that is no baseline, from its first seed."""
     import pandas as pd
 
-    from cellvision.core import plots
+    from cellvision.plots.results import confusion_matrix
 
     scored = pd.read_parquet(where / "scored.parquet")
     level = files.read_json(where / "metrics.json")["level"]
     for arm, rows in scored[~scored["arm"].str.startswith("baseline")].groupby("arm", sort=False):
         first = rows[rows["seed"] == rows["seed"].iloc[0]]
         buffer = io.BytesIO()
-        plots.confusion_matrix(first, buffer, level)
+        confusion_matrix(first, buffer, level)
         yield {"arm": arm, "level": level, "units": first["unit"].nunique(), "picture": of_bytes(buffer.getvalue())}
 
 
@@ -247,10 +248,10 @@ def of_bytes(png: bytes) -> str:
 
 
 def of_pixels(pixels: NDArray[np.uint8]) -> str:
-    from cellvision.core import plots
+    from cellvision.plots.base import save_pixels
 
     buffer = io.BytesIO()
-    plots.save_pixels(buffer, pixels)
+    save_pixels(buffer, pixels)
     return of_bytes(buffer.getvalue())
 
 

@@ -7,7 +7,6 @@ that is done is kept, so an interrupted run resumes. Ready crops (`--crops DIR -
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -17,27 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import (
-    account,
-    annotate,
-    crop,
-    files,
-    hygiene,
-    items,
-    labelscores,
-    masks,
-    parallel,
-    plots,
-    readycrops,
-)
-from cellvision.core.config import StageConfig, StageModel, fingerprint, option
+from cellvision.branches import items
+from cellvision.cells import account, annotate, crop, cropstore, hygiene, readycrops
+from cellvision.cells.modes import Mode
+from cellvision.cells.pixels import ReadConfig, load_pixels, seen_by_segmenter
+from cellvision.cells.quality import Flag
+from cellvision.core import files
+from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.core.images import Image, ImageError, Limits, Reason, intensity_range, read_image, to_uint8
-from cellvision.core.modes import Mode
 from cellvision.core.progress import say, track
-from cellvision.core.quality import Flag
-from cellvision.core.rawfolder import Entry, scan
 from cellvision.core.rundir import RunDir, content_of
+from cellvision.evidence import labelscores
+from cellvision.executors import local
+from cellvision.io import labelmaps, rawfolder
+from cellvision.io.images.reader import ImageError, Reason
+from cellvision.io.rawfolder import Entry
+from cellvision.plots.cells import preview
 from cellvision.segmenters import SEGMENTERS, WHY, SegmenterConfig
 from cellvision.segmenters.slow import Slow, announce
 
@@ -46,21 +40,7 @@ if TYPE_CHECKING:
 
 REVISION = 2
 PARTS = "parts"
-GREY_OR_RGB = (1, 3)
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
-
-
-class ReadConfig(StageModel):
-    """How image files become pixels."""
-
-    frames: Literal["auto", "first", "max", "mean"] = option(
-        "auto", "planes of a stack: auto is max over z, first of t"
-    )
-    channels: tuple[int, ...] | None = option(
-        None, "channels to keep, counted from 0; needed where there are 2 or 4 and more"
-    )
-    max_megapixels: float = option(64, "larger images are refused before they are decoded")
-    follow_symlinks: bool = option(False, "also read links that leave the raw folder")
 
 
 class Config(StageConfig):
@@ -105,9 +85,12 @@ def run(cfg: Config, out: Path) -> None:
         raise ConfigError("--size (16 px or more) and --scale are given together")
     if cfg.crops is not None:
         return take_ready_crops(cfg, cfg.crops, out)
-    entries = scan_folder(cfg)
+    entries = scan_images(cfg)
     _BUILT.clear()
-    inputs = {"raw": fingerprint_of(entries), "segmenter": _segmenter(cfg).identity()}  # every user error happens here
+    inputs = {
+        "raw": rawfolder.fingerprint_of(entries),
+        "segmenter": _segmenter(cfg).identity(),
+    }  # every user error happens here
     say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
     for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
         say(f"segment: there is no group {group!r} below {cfg.raw}; its mode has no effect")
@@ -120,13 +103,19 @@ def run(cfg: Config, out: Path) -> None:
             matched = match_annotations(cfg, images, cells, out)
             cells = finish_cells(cells, matched)
             cells = write_crops(cfg, entries, images, cells, out)
-            plots.preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(cfg, entry)[1])
+            preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(entry, cfg.read)[1])
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
             claimed.finish(account.summarise(images, cells, matched))
         if truth is not None:
             labelscores.score_run(out, truth, cfg.workers)
         account.tell(out, cfg.strict)
+
+
+def scan_images(cfg: Config) -> list[Entry]:
+    """Every file below `--raw`, hashed. NoUsableInput where there are no images."""
+    assert cfg.raw is not None
+    return rawfolder.scan_folder(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
 
 
 def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
@@ -141,37 +130,12 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
     inputs = {"crops": content, "metadata": content_of(cfg.metadata)}
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
-            workers = parallel.cores() if cfg.workers is None else cfg.workers
+            workers = local.cores() if cfg.workers is None else cfg.workers
             images, cells = readycrops.gather(folder, table, cfg.unit, cfg.max_size, workers, out)
             images, cells = images.assign(**hygiene.EMPTY | {"n_cells": images["n_cells"]}), cells.assign(mode="cell")
             write_tables(images, cells, None, out)
             claimed.finish(account.summarise(images, cells, None))
     account.tell(out, cfg.strict)
-
-
-def scan_folder(cfg: Config) -> list[Entry]:
-    assert cfg.raw is not None
-    if not cfg.raw.is_dir():
-        raise NoUsableInput(f"no folder at {cfg.raw}; --raw names a folder with a sub-folder of images for each group")
-    entries = [_hashed(entry) for entry in scan(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)]
-    if not any(entry.status == "ok" for entry in entries):
-        raise NoUsableInput(f"no images below {cfg.raw}; put them into {cfg.raw}/<group>/")
-    return entries
-
-
-def _hashed(entry: Entry) -> Entry:
-    """With the hash of its content, so that a file that changes before it is read is noticed."""
-    if entry.status != "ok":
-        return entry
-    try:
-        return dataclasses.replace(entry, sha256=files.sha256_file(entry.path))
-    except OSError as error:
-        return dataclasses.replace(entry, sha256=f"unreadable, {error.strerror}")
-
-
-def fingerprint_of(entries: list[Entry]) -> str:
-    """One hash over names, contents, and what becomes of the files that are no images."""
-    return fingerprint([(entry.relative, entry.sha256 or str(entry.reason)) for entry in entries])
 
 
 # -- first pass: masks --------------------------------------------------------------------------------------------
@@ -185,7 +149,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     kept = sum(entry.status == "ok" for entry in entries) - len(todo)
     if kept:
         say(f"segment: {kept} images were already done")
-    results = parallel.ordered_map(segment_one, todo, processes(cfg, todo))
+    results = local.ordered_map(segment_one, todo, processes(cfg, todo))
     for _ in track(results, "segment", kept + len(todo), kept):
         pass
     parts = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
@@ -201,7 +165,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
 def processes(cfg: Config, todo: list[tuple[Config, Entry, Path]]) -> int:
     """`--workers`, else one a core; of a slow segmenter no more than fit into memory, and it says what is to come."""
     segmenter = _segmenter(cfg)
-    workers = min(parallel.cores() if cfg.workers is None else cfg.workers, len(todo))
+    workers = min(local.cores() if cfg.workers is None else cfg.workers, len(todo))
     if isinstance(segmenter, Slow) and todo:
         workers = min(workers, segmenter.processes()) if cfg.workers is None else workers
         announce(segmenter, _sample(todo), len(todo), workers)
@@ -214,7 +178,7 @@ def _sample(todo: list[tuple[Config, Entry, Path]]) -> Iterator[NDArray[np.uint8
     """What the segmenter will see of up to SAMPLED images, evenly over the list, as far as they can be read."""
     for cfg, entry, _ in todo[:: math.ceil(len(todo) / SAMPLED)]:
         with contextlib.suppress(ImageError):
-            yield seen_by_segmenter(load_pixels(cfg, entry)[1])
+            yield seen_by_segmenter(load_pixels(entry, cfg.read)[1])
 
 
 def _refuse_nothing(images: pd.DataFrame) -> None:
@@ -244,14 +208,14 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     """One image: decode, segment, measure; writes its mask and then its part, which is the sign that it is done."""
     cfg, entry, out = task
     try:
-        image, pixels = load_pixels(cfg, entry)
+        image, pixels = load_pixels(entry, cfg.read)
     except ImageError as error:
         return files.write_json(
             _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
     found = _segmenter(cfg).segment(seen_by_segmenter(pixels))
     sifted = hygiene.sift(found.masks, found.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop)
-    masks.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
+    labelmaps.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
     row = account.image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *found.notes, *sifted.notes]), image)
     row |= sifted.row
@@ -263,11 +227,6 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     return files.write_json(_part(out, entry), {"image": row, "cells": rows})
 
 
-def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, C) -> (H, W, 1 or 3); other numbers of channels are averaged."""
-    return pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
-
-
 _BUILT: dict[str, Any] = {}  # one segmenter per worker process: weights are loaded once
 
 
@@ -277,18 +236,6 @@ def _segmenter(cfg: Config) -> Any:
         _BUILT.clear()
         _BUILT[key] = SEGMENTERS.build(cfg.segmenter, device=cfg.device)
     return _BUILT[key]
-
-
-def load_pixels(cfg: Config, entry: Entry) -> tuple[Image, NDArray[np.uint8]]:
-    """An image and its (H, W, C) uint8 pixels on its own recorded intensity range. Raises ImageError."""
-    limits = Limits(max_megapixels=cfg.read.max_megapixels)
-    image = read_image(entry.path, frames=cfg.read.frames, channels=cfg.read.channels, limits=limits)
-    if image.sha256 != entry.sha256:
-        raise ImageError(Reason.E_CHANGED, "the file changed after the folder was listed; run again when it is at rest")
-    channels = image.pixels.shape[2]
-    if cfg.read.channels is None and channels not in GREY_OR_RGB:
-        raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")
-    return image, to_uint8(image.pixels, intensity_range(image.pixels))
 
 
 # -- between the passes -------------------------------------------------------------------------------------------
@@ -306,7 +253,7 @@ def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, ou
     by_image = dict(tuple(cells.groupby("image_id")))
     for image_id, some in given[~nowhere].groupby("image_id"):
         here = by_image.get(image_id, cells.iloc[:0])
-        labels = masks.read(out / "masks" / f"{image_id}.tif")
+        labels = labelmaps.read(out / "masks" / f"{image_id}.tif")
         labels[~np.isin(labels, here["mask_label"].to_numpy())] = 0  # cells left out are no cells
         found.append(annotate.match(some, labels, here))
     table = pd.concat(found).sort_index()
@@ -342,16 +289,16 @@ def write_crops(
         geometry = crop.choose_geometry(cells, cfg.context, cfg.max_size)
     cells = cells.assign(scale=crop.cell_scales(cells, geometry))
     rows = np.arange(len(cells))
-    cells = cells.assign(crop_shard=rows // items.SHARD_ROWS, crop_row=rows % items.SHARD_ROWS)
+    cells = cells.assign(crop_shard=rows // cropstore.SHARD_ROWS, crop_row=rows % cropstore.SHARD_ROWS)
     channels = int(images.loc[account.items_of(images) > 0, "channels"].max())
     by_id = {entry.image_id: entry for entry in entries}
     tasks = [
         (cfg, by_id[str(name)], some, geometry.size, channels, out)
         for name, some in cells.groupby("source_id", sort=True)
     ]
-    workers = parallel.cores() if cfg.workers is None else cfg.workers
-    parts = track(parallel.ordered_map(crop_one, tasks, min(workers, len(tasks))), "crop", len(tasks))
-    items.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
+    workers = local.cores() if cfg.workers is None else cfg.workers
+    parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "crop", len(tasks))
+    cropstore.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
     files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels})
     return cells
 
@@ -359,10 +306,10 @@ def write_crops(
 def crop_one(task: tuple[Config, Entry, Any, int, int, Path]) -> NDArray[np.uint8]:
     """The crops of one image, (n, S, S, C+1); a grey image among colour ones is repeated over the channels."""
     cfg, entry, cells, size, channels, out = task
-    pixels = load_pixels(cfg, entry)[1]
+    pixels = load_pixels(entry, cfg.read)[1]
     if pixels.shape[2] == 1 < channels:
         pixels = np.repeat(pixels, channels, axis=2)
-    return crop.cut(pixels, masks.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
+    return crop.cut(pixels, labelmaps.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------

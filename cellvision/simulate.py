@@ -10,13 +10,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from cellvision.core import calcium, files, masks, parallel
+from cellvision.core import files
 from cellvision.core.config import StageConfig, StageModel, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator
 from cellvision.core.rundir import RunDir
-from cellvision.painters import PAINTERS, add_shortcut
+from cellvision.executors import local
+from cellvision.io import labelmaps
+from cellvision.simulators import PAINTERS, add_shortcut, calcium
 
 REVISION = 1
 
@@ -61,8 +63,8 @@ def run(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "simulate", cfg, revision=REVISION) as claimed:
         if not claimed.done:
             tasks = [(cfg, out, group, number) for group in cfg.groups for number in range(cfg.images)]
-            workers = parallel.cores() if cfg.workers is None else cfg.workers
-            painted = track(parallel.ordered_map(paint_one, tasks, min(workers, len(tasks))), "simulate", len(tasks))
+            workers = local.cores() if cfg.workers is None else cfg.workers
+            painted = track(local.ordered_map(paint_one, tasks, min(workers, len(tasks))), "simulate", len(tasks))
             claimed.finish(write_truth(out, list(painted)))
         say(f"simulate: images in {out / 'raw'}, truth in {out / 'truth'}")
 
@@ -74,8 +76,8 @@ def run_calcium(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "simulate", cfg, revision=REVISION) as claimed:
         if not claimed.done:
             tasks = [(cfg, out, noise, number) for noise in cfg.calcium.noise for number in range(cfg.calcium.files)]
-            workers = parallel.cores() if cfg.workers is None else cfg.workers
-            made = track(parallel.ordered_map(write_calcium, tasks, min(workers, len(tasks))), "simulate", len(tasks))
+            workers = local.cores() if cfg.workers is None else cfg.workers
+            made = track(local.ordered_map(write_calcium, tasks, min(workers, len(tasks))), "simulate", len(tasks))
             samples = len(list(made)) * cfg.calcium.samples
             claimed.finish({"files": len(tasks), "simulations": samples, "cells": samples * cfg.calcium.side**2})
         say(f"simulate: traces in {out / 'raw'}, each file with its truth in tissue/distanceToTarget")
@@ -129,7 +131,7 @@ def paint_one(task: tuple[Config, Path, str, int]) -> Path:
         painting = add_shortcut(painting, cfg.shortcut, cfg.groups.index(group))
     with files.atomic(out / "raw" / group / f"{name}.png") as temporary:
         Image.fromarray(painting.pixels).save(temporary, format="PNG")
-    masks.write(out / "truth" / "masks" / group / f"{name}.tif", painting.masks)
+    labelmaps.write(out / "truth" / "masks" / group / f"{name}.tif", painting.masks)
     rows = [{"image": f"{group}/{name}.png", "group": group, **cell} for cell in painting.cells]
     files.write_json(table, rows)
     return table

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cellvision import ablate, finetune, plan, pretrain, report, segment
-from cellvision.core import files, parallel
+from cellvision.cells.modes import Mode
+from cellvision.cells.quality import Flag
+from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError
-from cellvision.core.modes import Mode
 from cellvision.core.progress import duration, say
-from cellvision.core.quality import Flag
 from cellvision.core.rundir import RunDir, content_of
+from cellvision.executors import local
+from cellvision.io import rawfolder
 from cellvision.segmenters import SegmenterConfig
 
 REVISION = 1
@@ -58,7 +60,7 @@ def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
     seconds = parse_budget(cfg.budget)
     cutting = cut_with(cfg)
-    inputs = {"raw": segment.fingerprint_of(segment.scan_folder(cutting))}
+    inputs = {"raw": rawfolder.fingerprint_of(segment.scan_images(cutting))}
     for name in ("annotations", "units"):
         if getattr(cfg, name):
             inputs[name] = content_of(getattr(cfg, name))
@@ -133,7 +135,7 @@ def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: li
 
     A tenth is kept for probes, baselines and the report, and a tenth in reserve.
     """
-    jobs = parallel.cores() if cfg.workers is None else max(1, cfg.workers)
+    jobs = local.cores() if cfg.workers is None else max(1, cfg.workers)
     rate = jobs * pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
     items = 0.8 * seconds * rate
     folds += jobs  # the bundle is trained on everything, in one process

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import files, parallel
+from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rng import derive, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.core.schedule import LoopConfig
+from cellvision.executors import local
+from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +45,11 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Fine-tune on the training units, score the held-out ones before and after."""
-    from cellvision.core import loop
-    from cellvision.segmenters import nano, nano_network, nano_training
+    from cellvision.segmenters.nano import network as nano_network
+    from cellvision.segmenters.nano import segmenter as nano
+    from cellvision.segmenters.nano import training as nano_training
+    from cellvision.training import loop
+    from cellvision.training.device import pick_device
 
     table = pairs_of(cfg)
     start = cfg.weights or nano.WEIGHTS
@@ -54,7 +58,7 @@ def run(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "train_segmenter", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             table["held_out"] = hold_out(table["unit"], cfg.held_out, cfg.seed)
-            device = loop.pick_device(cfg.device, cfg.threads)
+            device = pick_device(cfg.device, cfg.threads)
             before = score(table[table["held_out"]], start, cfg.device)
             scenes, natives = pack(table[~table["held_out"]], out / "pack")
             network = nano_network.load(start).to(device)
@@ -66,7 +70,7 @@ def run(cfg: Config, out: Path) -> None:
                 seed=cfg.seed,
                 folder=out / "checkpoints",
                 what="train_segmenter",
-                workers=max(0, parallel.cores() - 1) if cfg.workers is None else cfg.workers,
+                workers=max(0, local.cores() - 1) if cfg.workers is None else cfg.workers,
             )
             weights = out / "weights.safetensors"
             nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
@@ -81,8 +85,8 @@ def pairs_of(cfg: Config) -> pd.DataFrame:
     """One row an image that has a label map: path, file, truth, hashes, unit."""
     import pandas as pd
 
-    from cellvision.core import labelscores
-    from cellvision.core.rawfolder import scan
+    from cellvision.evidence import labelscores
+    from cellvision.io.rawfolder import scan
 
     if not cfg.raw.is_dir():
         raise NoUsableInput(f"no folder at {cfg.raw}")
@@ -133,19 +137,20 @@ def hold_out(units: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
 
 def read(row: Any) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """An image, (H, W, 1 or 3) uint8 as `segment` sees it, and its labels 1..n without gaps."""
-    from cellvision.core import interchange
-    from cellvision.core.images import intensity_range, read_image, to_uint8
+    from cellvision.io import geojson
+    from cellvision.io.images.intensity import intensity_range, to_uint8
+    from cellvision.io.images.reader import read_image
 
     image = read_image(row.file).pixels
     pixels = to_uint8(image, intensity_range(image))
     pixels = pixels if pixels.shape[2] in (1, 3) else pixels.mean(2, keepdims=True).astype(np.uint8)
-    labels = interchange.read_labels(row.truth, pixels.shape[:2]).labels
+    labels = geojson.read_labels(row.truth, pixels.shape[:2]).labels
     return pixels, np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
 
 
 def pack(table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
     """The training images as scenes and native images, each image with the same weight."""
-    from cellvision.segmenters import nano_training
+    from cellvision.segmenters.nano import training as nano_training
 
     arrays = [read(row) for row in table.itertuples()]
     arrays = [(pixels, labels) for pixels, labels in arrays if labels.any()]
@@ -162,7 +167,7 @@ def pack(table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
 
 def score(table: pd.DataFrame, weights: Path, device: str) -> list[dict[str, float]]:
     """`overlap.score` of each image with these weights."""
-    from cellvision.core import overlap
+    from cellvision.evidence import overlap
     from cellvision.segmenters import SEGMENTERS
 
     segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=device)
@@ -179,7 +184,7 @@ def write_scores(
     """scores.parquet, one row an image; -> the means over held-out images."""
     import pandas as pd
 
-    from cellvision.core import overlap
+    from cellvision.evidence import overlap
 
     held = table[table["held_out"]]
     scores = [pd.DataFrame(some, index=held.index).add_suffix(f"_{when}") for some, when in

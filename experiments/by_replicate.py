@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cellvision.core.splits import Splits, read
+from cellvision.evidence.splits import Splits, read
 
 
 def main() -> None:

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from cellvision import ablate, finetune
 from cellvision.branches import BRANCHES
-from cellvision.core import baselines, files, metrics, parallel, splits
+from cellvision.core import files
 from cellvision.core.config import build, fingerprint, load, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
+from cellvision.evidence import baselines, metrics, splits
+from cellvision.executors import local
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", type=lambda text: text.split(";"), help="names to choose from, between semicolons")
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")])
-    parser.add_argument("--workers", type=int, default=parallel.cores())
+    parser.add_argument("--workers", type=int, default=local.cores())
     given = parser.parse_args(argv)
     flags = {"items": given.items, "folds": "units"} | ({"seeds": given.seeds} if given.seeds else {})
     try:
@@ -85,7 +87,7 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
         for (arm, options), seed in itertools.product(arms.items(), cfg.seeds)
     ]
     missing = [task for task in tasks if not task.part.exists()]
-    for _ in track(parallel.ordered_map(train, missing, workers), "nested: trainings", len(missing)):
+    for _ in track(local.ordered_map(train, missing, workers), "nested: trainings", len(missing)):
         pass
     rows = read(tasks)
     chosen, choices = choose(rows, list(arms))

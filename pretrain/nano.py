@@ -138,7 +138,8 @@ def painted(out: Path, seed: int, images: int) -> Iterator[Sample]:
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """(H, W, 1 or 3) uint8, as `segment` reads it."""
-    from cellvision.core.images import intensity_range, read_image, to_uint8
+    from cellvision.io.images.intensity import intensity_range, to_uint8
+    from cellvision.io.images.reader import read_image
 
     pixels = read_image(path).pixels
     pixels = to_uint8(pixels, intensity_range(pixels))
@@ -169,7 +170,7 @@ def held_out(samples: list[tuple[str, str]]) -> set[str]:
 
 def pack_one(sample: Sample, path: Path) -> None:
     """One sample's scene and native image as an .npz file, made once."""
-    from cellvision.segmenters.nano_training import native_of, scene_of
+    from cellvision.segmenters.nano.training import native_of, scene_of
 
     if path.exists() or not sample.masks.any():
         return
@@ -184,7 +185,7 @@ def pack_one(sample: Sample, path: Path) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """Write train/scenes, train/natives and the list of what is held out."""
-    from cellvision.segmenters.nano_training import pack as write
+    from cellvision.segmenters.nano.training import pack as write
 
     out: Path = options.out
     (out / "parts").mkdir(parents=True, exist_ok=True)
@@ -237,11 +238,13 @@ def train(options: argparse.Namespace) -> None:
     """Train with checkpoints; repeat the command to go on."""
     import torch
 
-    from cellvision.core import loop
-    from cellvision.core.schedule import LoopConfig
-    from cellvision.segmenters import nano_network, nano_training
+    from cellvision.segmenters.nano import network as nano_network
+    from cellvision.segmenters.nano import training as nano_training
+    from cellvision.training import loop
+    from cellvision.training.device import pick_device
+    from cellvision.training.schedule import LoopConfig
 
-    device = loop.pick_device(options.device, options.threads)
+    device = pick_device(options.device, options.threads)
     torch.manual_seed(0)
     network = nano_network.load(options.start) if options.start else nano_network.NanoNetwork()
     network = network.to(device, memory_format=torch.channels_last)
@@ -275,14 +278,18 @@ def leave_one_out(options: argparse.Namespace) -> None:
 
     import torch
 
-    from cellvision.core import loop, overlap
-    from cellvision.core.schedule import LoopConfig
-    from cellvision.segmenters import SEGMENTERS, nano_network, nano_training
+    from cellvision.evidence import overlap
+    from cellvision.segmenters import SEGMENTERS
+    from cellvision.segmenters.nano import network as nano_network
+    from cellvision.segmenters.nano import training as nano_training
+    from cellvision.training import loop
+    from cellvision.training.device import pick_device
+    from cellvision.training.schedule import LoopConfig
 
     mine = [sample for sample in labelled(options.data) if sample.kind == options.kind]
     scores = []
     for left_out in mine:
-        loop.pick_device("cpu", 1)
+        pick_device("cpu", 1)
         torch.manual_seed(0)
         others = [sample for sample in mine if sample.unit != left_out.unit]
         with tempfile.TemporaryDirectory() as name:
@@ -316,7 +323,7 @@ def score(options: argparse.Namespace) -> None:
     """AP of the held-out units, by kind; the recall of boxes and points where there are no masks."""
     import torch
 
-    from cellvision.core import overlap
+    from cellvision.evidence import overlap
     from cellvision.segmenters import SEGMENTERS
 
     torch.set_num_threads(1)
@@ -349,8 +356,11 @@ def ceiling(options: argparse.Namespace) -> None:
     import cv2
     import torch
 
-    from cellvision.core import overlap
-    from cellvision.segmenters import SEGMENTERS, dynamics, nano, nano_network
+    from cellvision.evidence import overlap
+    from cellvision.segmenters import SEGMENTERS
+    from cellvision.segmenters.nano import dynamics
+    from cellvision.segmenters.nano import network as nano_network
+    from cellvision.segmenters.nano import segmenter as nano
 
     trained = {row["name"]: row["unit"] for row in json.loads((options.pack / "sets.json").read_text())
                if row["kind"] == options.kind and not row["held_out"]}  # fmt: skip

@@ -21,10 +21,10 @@ import pytest
 import torch
 
 from cellvision import segment
-from cellvision.core import parallel
 from cellvision.core.cli import main
 from cellvision.core.config import build, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
+from cellvision.executors import local
 from cellvision.segmenters import SEGMENTERS
 from cellvision.segmenters.cellpose import Cellpose, isolated, read_weights
 
@@ -382,9 +382,9 @@ def test_one_tile_is_timed_once_the_network_is_there(small, seen, monkeypatch, d
 def test_processes_fit_into_the_memory(small, monkeypatch):
     segmenter = make(small)
     for free, processes in ((1e9, 1), (9e9, 2), (100e9, 25)):
-        monkeypatch.setattr("cellvision.core.parallel.free_memory", lambda free=free: free)
+        monkeypatch.setattr("cellvision.executors.local.free_memory", lambda free=free: free)
         assert segmenter.processes() == processes
-    assert parallel.free_memory() > 1e8
+    assert local.free_memory() > 1e8
 
 
 def write_noise(folder, *shapes):
@@ -412,12 +412,12 @@ def test_segment_says_how_long_it_will_take_before_it_starts(tmp_path, small, se
 
 def test_no_more_processes_than_fit_unless_workers_says_so(tmp_path, small, seen, monkeypatch):
     write_noise(tmp_path / "raw" / "a", *[(64, 64)] * 40)
-    monkeypatch.setattr("cellvision.core.parallel.cores", lambda: 16)
-    monkeypatch.setattr("cellvision.core.parallel.free_memory", lambda: 13e9)
+    monkeypatch.setattr("cellvision.executors.local.cores", lambda: 16)
+    monkeypatch.setattr("cellvision.executors.local.free_memory", lambda: 13e9)
     for workers, processes in ((None, 3), (5, 5), (0, 0), (50, 40)):
         settings = {"segmenter": {"name": "cellpose", "weights": str(small)}, "raw": tmp_path / "raw"}
         cfg = segment.Config(**settings, workers=workers, device="cpu")
-        todo = [(cfg, entry, tmp_path) for entry in segment.scan_folder(cfg)]
+        todo = [(cfg, entry, tmp_path) for entry in segment.scan_images(cfg)]
         assert segment.processes(cfg, todo) == processes
         assert segment.processes(cfg, []) == 0
 
@@ -470,7 +470,7 @@ def test_importing_cellpose_turns_nothing_on(small, monkeypatch):
 
 def test_making_one_leaves_the_threads_alone(small, monkeypatch):
     """A worker has one thread, also for its first image: masks do not depend on the number of cores."""
-    monkeypatch.setattr("cellvision.core.parallel.cores", lambda: 16)
+    monkeypatch.setattr("cellvision.executors.local.cores", lambda: 16)
     before = everything_global()
     make(small)
     assert everything_global() == before

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from conftest import fused
 
+from cellvision.__main__ import dispatch
 from cellvision.branches import BRANCHES
 from cellvision.core import files
-from cellvision.core.cli import dispatch
 
 
 class Sample(NamedTuple):

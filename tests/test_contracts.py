@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cellvision.branches import BRANCHES, Augment
-from cellvision.core import encoders
+from cellvision.branches.items import COLUMNS
 from cellvision.core.config import StageModel
 from cellvision.core.errors import ConfigError
-from cellvision.core.items import COLUMNS
 from cellvision.core.registry import Registry
 from cellvision.core.rng import generator
-from cellvision.painters import PAINTERS
+from cellvision.models import encoders
 from cellvision.segmenters import SEGMENTERS
 from cellvision.selfsup import METHODS
+from cellvision.simulators import PAINTERS
 from cellvision.strategies import STRATEGIES, Labelled
 from cellvision.strategies.mil import softmax_by
 

@@ -17,25 +17,19 @@ import pytest
 import torch
 from torch import nn
 
-from cellvision.core import (
-    annotate,
-    config,
-    crop,
-    encoders,
-    files,
-    items,
-    metrics,
-    rng,
-    rundir,
-    splits,
-    stats,
-    tensorfiles,
-)
+from cellvision.branches import items
+from cellvision.branches.image import networks
+from cellvision.branches.items import Items
+from cellvision.cells import annotate, crop, cropstore
+from cellvision.cells.cropstore import Crops
+from cellvision.core import config, files, rng, rundir
 from cellvision.core.config import StageConfig, StageModel, option
 from cellvision.core.errors import ConfigError, LeakError, NoUsableInput, UnsafeInput
-from cellvision.core.items import Crops, Items
 from cellvision.core.registry import Registry
 from cellvision.core.rundir import RunDir
+from cellvision.evidence import intervals, metrics, splits
+from cellvision.io import tensorfiles
+from cellvision.models import encoders
 
 # -- config --
 
@@ -410,7 +404,7 @@ def test_the_guard_refuses_what_was_seen_and_stamps_what_was_asked_for() -> None
     ("hits", "count", "low", "high"), [(9, 10, 0.5550, 0.9975), (0, 10, 0.0, 0.3085), (5, 5, 0.4782, 1.0)]
 )
 def test_exact_binomial_interval(hits: int, count: int, low: float, high: float) -> None:
-    found = stats.exact_binomial(hits, count)
+    found = intervals.exact_binomial(hits, count)
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
     assert (found.value, found.units) == (hits / count, count)
 
@@ -422,28 +416,28 @@ def toy() -> tuple[Any, Any, Any]:
 
 
 def test_balanced_accuracy_is_the_mean_recall_and_its_interval_covers_it() -> None:
-    found = stats.balanced_accuracy(*toy())
+    found = intervals.balanced_accuracy(*toy())
     assert found.value == pytest.approx((0.75 + 0.5) / 2)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.units == 5
-    assert found == stats.balanced_accuracy(*toy())
+    assert found == intervals.balanced_accuracy(*toy())
 
 
 def test_many_items_of_few_units_do_not_narrow_the_interval() -> None:
-    few, many = stats.balanced_accuracy(*toy()), stats.balanced_accuracy(*(np.tile(part, 50) for part in toy()))
+    few, many = intervals.balanced_accuracy(*toy()), intervals.balanced_accuracy(*(np.tile(part, 50) for part in toy()))
     assert (few.low, few.high, few.units) == (many.low, many.high, many.units)
 
 
 def test_the_difference_of_equal_arms_is_zero_but_not_sure() -> None:
     unit, truth, hit = toy()
-    found = stats.paired_difference(unit, truth, hit, hit)
+    found = intervals.paired_difference(unit, truth, hit, hit)
     assert found.value == 0
-    assert found.high == -found.low == pytest.approx(stats.exact_binomial(0, found.units).high)
-    assert stats.paired_difference(unit, truth, np.ones(6), hit).value == pytest.approx(0.375)
+    assert found.high == -found.low == pytest.approx(intervals.exact_binomial(0, found.units).high)
+    assert intervals.paired_difference(unit, truth, np.ones(6), hit).value == pytest.approx(0.375)
 
 
 def test_no_units_have_no_score() -> None:
-    found = stats.balanced_accuracy(*(np.array([]) for _ in range(3)))
+    found = intervals.balanced_accuracy(*(np.array([]) for _ in range(3)))
     assert math.isnan(found.value)
     assert found.units == 0
 
@@ -498,7 +492,7 @@ def test_items_need_their_columns_and_unique_names() -> None:
 def test_packed_crops_come_back_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int) -> None:
     monkeypatch.setattr(items, "SHARD_ROWS", shard_rows)
     whole = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 4), dtype=np.uint8)
-    items.pack_crops([whole[:3], whole[3:3], whole[3:9], whole[9:]], tmp_path, len(whole), whole.shape[1:])
+    cropstore.pack_crops([whole[:3], whole[3:3], whole[3:9], whole[9:]], tmp_path, len(whole), whole.shape[1:])
     assert len(list(tmp_path.iterdir())) == math.ceil(11 / shard_rows)
     crops = Crops(tmp_path)
     assert (len(crops), crops.shape) == (11, (6, 6, 4))
@@ -696,7 +690,7 @@ def test_weights_alone_need_the_name_of_their_network(weights: Path) -> None:
 
 def test_an_unknown_network_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="no model 'resnet19'; did you mean 'resnet1"):
-        encoders.timm_network("resnet19", 3, 32)
+        networks.timm_network("resnet19", 3, 32)
 
 
 def test_the_record_of_a_run_is_complete(tmp_path: Path) -> None:
@@ -725,7 +719,7 @@ def test_the_record_of_a_run_is_complete(tmp_path: Path) -> None:
 
 def test_a_perfect_score_on_few_units_has_an_interval() -> None:
     unit = np.array([f"u{number}" for number in range(20)])
-    found = stats.balanced_accuracy(unit, np.array(["a", "b"] * 10), np.ones(20))
+    found = intervals.balanced_accuracy(unit, np.array(["a", "b"] * 10), np.ones(20))
     assert (found.value, found.high) == (1, 1)
     assert found.low == pytest.approx(0.8316, abs=1e-3)  # Clopper and Pearson, 20 of 20
 

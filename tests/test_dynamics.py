@@ -9,8 +9,8 @@ from cellpose import dynamics as reference
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellvision.core import overlap
-from cellvision.segmenters import dynamics
+from cellvision.evidence import overlap
+from cellvision.segmenters.nano import dynamics
 
 
 def crowd(seed: int, side: int = 240, cells: int = 90, largest: int = 16) -> NDArray[np.int32]:

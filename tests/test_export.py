@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cellvision import export
-from cellvision.branches.tabular import TabularBranch
-from cellvision.core import cli, files, interchange, labelscores, masks
+from cellvision.branches.tabular.branch import TabularBranch
+from cellvision.core import cli, files
 from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.evidence import labelscores
+from cellvision.io import geojson, labelmaps
 
 PLACES = {"a/one.png": 1, "=b/two.png": 2, "=b/two.tif": 3, f"=b/{'long' * 60}.png": 1}  # image -> how many cells
 GROUP = "=b"  # a name that a spreadsheet would run
@@ -42,7 +44,7 @@ def make_run(folder: Path) -> Path:
         (raw / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(raw / path)
         key, group = f"id{number}", path.split("/")[0]
-        masks.write(out / "masks" / f"{key}.tif", labels)
+        labelmaps.write(out / "masks" / f"{key}.tif", labels)
         images.append({
             "image_id": key, "path": path, "group": group, "status": "ok", "height": 20, "width": 30,
             "pixel_size_um": None, "sha256": files.sha256_file(raw / path),
@@ -89,7 +91,7 @@ def test_every_image_gets_the_cells_of_its_table_and_no_other(made: Path, to: st
     written = {path.relative_to(out).as_posix() for path in out.rglob(f"*{suffix}")}
     assert written == {f"{name}{suffix}" for name in NAMES.values()}
     for path, name in NAMES.items():
-        read = interchange.read_labels(out / f"{name}{suffix}", (20, 30))
+        read = geojson.read_labels(out / f"{name}{suffix}", (20, 30))
         np.testing.assert_array_equal(read.labels, kept(PLACES[path]))
 
 
@@ -121,7 +123,7 @@ def test_qupath_sees_annotation_then_prediction(made: Path) -> None:
 
 def test_any_column_can_be_the_class(made: Path) -> None:
     out = told(made, "geojson", classify_by="group")
-    assert interchange.read_geojson(out / "a" / "one.geojson").classes == {1: "a"}
+    assert geojson.read_geojson(out / "a" / "one.geojson").classes == {1: "a"}
     with pytest.raises(ConfigError, match="no column 'kind'"):
         told(made, "labels", classify_by="kind")
 
@@ -206,7 +208,7 @@ def test_an_image_without_cells_is_exported_as_such(made: Path) -> None:
     table = pd.read_parquet(made / "cells.parquet")
     files.write_parquet(made / "cells.parquet", table[table["path"] != "a/one.png"])
     assert json.loads((told(made, "geojson") / "a" / "one.geojson").read_text())["features"] == []
-    assert not masks.read(told(made, "labels") / "a" / "one.tif").any()
+    assert not labelmaps.read(told(made, "labels") / "a" / "one.tif").any()
     images = pd.read_csv(told(made, "cellprofiler") / "Image.csv").set_index("Metadata_path")
     assert images.loc["a/one.png", "Count_Cells"] == 0
 
@@ -260,17 +262,16 @@ def test_the_segment_run_inside_another_is_found(made: Path, tmp_path: Path) -> 
     ids = pd.read_parquet(made / "cells.parquet")["item_id"]
     files.write_parquet(whole / "predictions.parquet", pd.DataFrame({"item_id": ids, "predicted": "round"}))
     export.run(export.Config(run=whole, to="geojson", workers=0), tmp_path / "out")
-    assert interchange.read_geojson(tmp_path / "out" / "a" / "one.geojson").classes == {1: "round"}
+    assert geojson.read_geojson(tmp_path / "out" / "a" / "one.geojson").classes == {1: "round"}
 
 
-def test_the_command_line_exports_a_real_run(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "export", "cells for other programs")
+def test_the_command_line_exports_a_real_run(cells: Path, tmp_path: Path) -> None:
     arguments = [str(cells), "--to", "geojson", "--workers", "0", "--out", str(tmp_path / "out")]
     assert cli.main("export", arguments) == 0
     table, images = pd.read_parquet(cells / "cells.parquet"), pd.read_parquet(cells / "images.parquet")
     for image in images.itertuples():
-        read = interchange.read_geojson(tmp_path / "out" / Path(image.path).with_suffix(".geojson"))
+        read = geojson.read_geojson(tmp_path / "out" / Path(image.path).with_suffix(".geojson"))
         own = table.loc[table["source_id"] == image.image_id, "mask_label"]
-        labels = masks.read(cells / "masks" / f"{image.image_id}.tif")
+        labels = labelmaps.read(cells / "masks" / f"{image.image_id}.tif")
         np.testing.assert_array_equal(read.labels, np.where(np.isin(labels, own), labels, 0))
     assert cli.main("export", [str(cells), "--to", "qupath", "--out", str(tmp_path / "other")]) == 4

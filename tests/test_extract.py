@@ -14,7 +14,9 @@ from conftest import GRID, waves, write_waves
 
 from cellvision import extract
 from cellvision.branches import BRANCHES
-from cellvision.core import files, tracefiles, tracestore
+from cellvision.branches.trace import files as tracefiles
+from cellvision.branches.trace import store as tracestore
+from cellvision.core import files
 from cellvision.core.cli import main
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, NoUsableInput

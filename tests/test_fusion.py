@@ -14,11 +14,12 @@ from conftest import fused
 
 from cellvision import ablate, finetune, predict
 from cellvision.branches import BRANCHES, Augment
-from cellvision.branches.fusion import join, lost_parts, shared_hash
-from cellvision.core import files, splits
+from cellvision.branches.fusion.branch import join, lost_parts, shared_hash
+from cellvision.branches.fusion.network import unpack
+from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError
-from cellvision.core.late_fusion import unpack
+from cellvision.evidence import splits
 
 QUICK = {"workers": 0, "threads": 1, "device": "cpu"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cellvision.core import handmade
+from cellvision.branches.image import handmade
 
 KINDS = ("colour", "background", "shape", "handmade")
 SIDE = 64

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from corpus import HEIGHT, WIDTH, cells, colour, stack, tiff
 
-from cellvision.core import images
-from cellvision.core.images import ImageError, Limits, Reason, intensity_range, pixel_hash, read_image, to_uint8
-from cellvision.core.pixels import orient
+from cellvision.io.images import decode, reader
+from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
+from cellvision.io.images.pixels import orient
+from cellvision.io.images.reader import ImageError, Limits, Reason, read_image
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_every_odd_file_has_its_reason(folder, name, reason):
 def decode_here(path):
     """Decode without the process of its own."""
     data = path.read_bytes()
-    return images.decode_bytes(data, images._sniff(data), "auto", None, Limits())
+    return decode.decode_bytes(data, reader._sniff(data), "auto", None, Limits())
 
 
 def test_bombs_are_refused_without_memory(folder):
@@ -331,7 +332,7 @@ def test_a_file_that_changes_is_read_again_then_refused(tmp_path, monkeypatch):
         return real(descriptor)
 
     limit = 1
-    monkeypatch.setattr("cellvision.core.images.os.fstat", fstat)
+    monkeypatch.setattr("cellvision.io.images.reader.os.fstat", fstat)
     assert reason_of(path) == "E_CHANGED"
     limit, changes = 0, []
     assert reason_of(path) == "OK"

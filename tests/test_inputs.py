@@ -22,10 +22,13 @@ import pytest
 from corpus import pillow, tiff
 
 from cellvision import segment
-from cellvision.core import crop, decoder, files, items, masks, rundir
+from cellvision.cells import crop, cropstore
+from cellvision.core import files, rundir
 from cellvision.core.cli import main
 from cellvision.core.errors import NoUsableInput
-from cellvision.core.images import ImageError, Limits, Reason, read_image
+from cellvision.io import labelmaps, rawfolder
+from cellvision.io.images import process
+from cellvision.io.images.reader import ImageError, Limits, Reason, read_image
 from cellvision.segmenters import Segmentation
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
@@ -52,7 +55,7 @@ def segmented(raw: Path, out: Path, *flags: str) -> pd.DataFrame:
     """Run the command in this process; -> images.parquet by path. The tables must add up."""
     assert main("segment", [*PLAIN, "--raw", str(raw), "--out", str(out), *flags]) == 0
     images, cells = (pd.read_parquet(out / f"{name}.parquet") for name in ("images", "cells"))
-    assert images["n_cells"].sum() == (cells["mode"] == "cell").sum() == len(items.Crops(out / "crops"))
+    assert images["n_cells"].sum() == (cells["mode"] == "cell").sum() == len(cropstore.Crops(out / "crops"))
     return images.set_index("path")
 
 
@@ -165,7 +168,7 @@ def test_groups_of_any_number_and_size_are_listed_and_worked_on(tmp_path: Path) 
     small = pillow(discs(1), "PNG")
     for number in range(1000):
         put(tmp_path / "many" / f"g{number:04d}" / "1.png", small)
-    entries = segment.scan_folder(segment.Config(segmenter="threshold", raw=tmp_path / "many"))
+    entries = rawfolder.scan_folder(tmp_path / "many")
     assert len({entry.group for entry in entries}) == len(entries) == 1000
     (tmp_path / "raw" / "nothing").mkdir(parents=True)
     put(tmp_path / "raw" / "one" / "1.png")
@@ -218,13 +221,13 @@ def test_every_cell_of_a_crowd_is_kept(
     monkeypatch.setattr(segment, "_segmenter", lambda cfg: Labeller())
     images = segmented(tmp_path / "raw", tmp_path / "cells")
     assert images.loc["g/crowd.png", "n_cells"] == count**2
-    labels = masks.read(tmp_path / "cells" / "masks" / f"{images.loc['g/crowd.png', 'image_id']}.tif")
+    labels = labelmaps.read(tmp_path / "cells" / "masks" / f"{images.loc['g/crowd.png', 'image_id']}.tif")
     cells = pd.read_parquet(tmp_path / "cells" / "cells.parquet").set_index("mask_label")
     assert labels.max() == len(cells) == cells.index.nunique()
     assert cells["item_id"].is_unique
     last = cells.loc[count**2]
     assert labels[round(last["y"]), round(last["x"])] == count**2, "a label above 65,535 is not cut to 16 bits"
-    crops = items.Crops(tmp_path / "cells" / "crops").take(np.arange(len(cells))[:: len(cells) // 50])
+    crops = cropstore.Crops(tmp_path / "cells" / "crops").take(np.arange(len(cells))[:: len(cells) // 50])
     assert ((crops[..., -1] > 0).sum((1, 2)) == cells["area_px"].to_numpy()[:: len(cells) // 50]).all()
 
 
@@ -332,7 +335,7 @@ def test_a_file_that_goes_or_changes_after_the_listing_costs_its_row(tmp_path: P
     put(tmp_path / "raw" / "g" / "still.png")
     moving = put(tmp_path / "raw" / "g" / "moving.png")
     cfg = segment.Config(raw=tmp_path / "raw", segmenter="threshold", workers=0)
-    entries = segment.scan_folder(cfg)
+    entries = segment.scan_images(cfg)
     moving.unlink()
     if change == "replaced":
         put(moving, pillow(discs(1, 64), "PNG"))
@@ -366,7 +369,7 @@ def test_a_decode_that_waits_for_nothing_ends_too(tmp_path: Path, monkeypatch: p
     package = tmp_path / "stuck" / "sitecustomize.py"
     put(package, b"import time, zlib\nzlib.crc32 = lambda data: time.sleep(1000)\n")
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.setattr(decoder, "_running", None)
+    monkeypatch.setattr(process, "_running", None)
     with pytest.raises(ImageError, match="stopped after"):
         read_image(path, limits=Limits(max_seconds=0.02, max_seconds_per_mb=0))
     monkeypatch.undo()
@@ -377,7 +380,7 @@ def test_a_decode_that_waits_for_nothing_ends_too(tmp_path: Path, monkeypatch: p
 def test_a_decoder_that_somebody_kills_is_started_again_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    path, asked, real = put(tmp_path / "1.png"), [], decoder._ask
+    path, asked, real = put(tmp_path / "1.png"), [], process._ask
 
     def ask(process: subprocess.Popen[bytes], *others: Any) -> Any:
         asked.append(process.pid)
@@ -386,7 +389,7 @@ def test_a_decoder_that_somebody_kills_is_started_again_once(
             process.wait()
         return real(process, *others)
 
-    monkeypatch.setattr(decoder, "_ask", ask)
+    monkeypatch.setattr(process, "_ask", ask)
     if times == 1:
         assert (read_image(path).pixels[..., 0] == discs()).all()
     else:
@@ -541,7 +544,7 @@ def test_a_file_that_cannot_be_read_costs_its_row(
             raise OSError(number, os.strerror(number))
         return real(path, *others, **named)
 
-    monkeypatch.setattr("cellvision.core.images.os.open", refuse)
+    monkeypatch.setattr("cellvision.io.images.reader.os.open", refuse)
     images = segmented(raw, tmp_path / "cells")
     assert images["reason"].to_dict() == {"a/0.png": "OK", "a/2.png": "OK", "b/1.png": "E_IO"}
     assert os.strerror(number) in images.loc["b/1.png", "note"]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import regionprops_table
 
-from cellvision.core import cellprofiler, interchange, masks, polygons
+from cellvision.cells import cellprofiler
 from cellvision.core.errors import UnsafeInput
-from cellvision.core.pixels import ImageError, Limits, Reason
+from cellvision.io import geojson, labelmaps, polygons
+from cellvision.io.images.pixels import ImageError, Limits, Reason
 
 RING = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 2, 1], [1, 1, 1, 1]])  # a hole, and another cell in it
 SHAPES: dict[str, NDArray[np.int_]] = {
@@ -132,8 +133,8 @@ def cells_of(labels: NDArray, **columns: Any) -> pd.DataFrame:
 def write(target: Path, labels: NDArray, cells: pd.DataFrame | None = None, **image: Any) -> Path:
     cells = cells_of(labels) if cells is None else cells
     told = [name for name in ("area", "group") if name in cells]
-    found = interchange.features(labels, cells, "detection", told[:1], told[1:])
-    interchange.write_geojson(target, found, {"height": labels.shape[0], "width": labels.shape[1], **image})
+    found = geojson.features(labels, cells, "detection", told[:1], told[1:])
+    geojson.write_geojson(target, found, {"height": labels.shape[0], "width": labels.shape[1], **image})
     return target
 
 
@@ -142,7 +143,7 @@ def test_geojson_gives_back_the_label_map(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, (11, 17)) * (rng.random((11, 17)) < 0.7)
     labels[labels == 4] = 70_000
-    read = interchange.read_geojson(write(tmp_path / "x.geojson", labels))
+    read = geojson.read_geojson(write(tmp_path / "x.geojson", labels))
     np.testing.assert_array_equal(read.labels, labels)
     assert read.notes == ()
 
@@ -164,13 +165,13 @@ def test_geojson_is_what_qupath_reads(tmp_path: Path) -> None:
     assert "classification" not in second["properties"]
     assert second["properties"]["measurements"] == {"mask_label": 2}, "no NaN, no infinity"
     assert third["geometry"]["type"] == "MultiPolygon"
-    assert interchange.read_geojson(path).classes == {1: "burr", 3: "été"}
+    assert geojson.read_geojson(path).classes == {1: "burr", 3: "été"}
 
 
 def test_an_image_without_cells_is_an_empty_collection(tmp_path: Path) -> None:
     path = write(tmp_path / "x.geojson", np.zeros((4, 5), int))
     assert json.loads(path.read_text())["features"] == []
-    assert interchange.read_geojson(path).labels.shape == (4, 5)
+    assert geojson.read_geojson(path).labels.shape == (4, 5)
 
 
 def box(x0: float, y0: float, x1: float, y1: float, **properties: Any) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def save(path: Path, found: list[Any], **told: Any) -> Path:
 def test_smaller_shapes_lie_on_larger_ones_and_what_is_lost_is_said(tmp_path: Path) -> None:
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {}}
     found = [box(2, 2, 4, 4), box(0, 0, 8, 8, classification={"name": "Region"}), point, box(50, 50, 60, 60)]
-    read = interchange.read_geojson(save(tmp_path / "x.geojson", found), (8, 8))
+    read = geojson.read_geojson(save(tmp_path / "x.geojson", found), (8, 8))
     assert (read.labels == 1).sum() == 4
     assert (read.labels == 2).sum() == 60
     assert read.classes == {2: "Region"}
@@ -196,14 +197,14 @@ def test_smaller_shapes_lie_on_larger_ones_and_what_is_lost_is_said(tmp_path: Pa
 def test_a_cell_keeps_its_number_and_new_ones_get_others(tmp_path: Path) -> None:
     own, older = {"measurements": {"mask_label": 5}}, {"measurements": [{"name": "mask_label", "value": 3.0}]}
     found = [box(0, 0, 1, 1), box(1, 0, 2, 1, **own), box(2, 0, 3, 1, **own), box(3, 0, 4, 1, **older)]
-    read = interchange.read_geojson(save(tmp_path / "x.geojson", found), (1, 4))
+    read = geojson.read_geojson(save(tmp_path / "x.geojson", found), (1, 4))
     assert read.labels.tolist() == [[6, 5, 7, 3]]
 
 
 def test_classes_of_newer_qupath_and_bare_lists_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps([box(0, 0, 2, 2, classification={"names": ["Tumor", "Positive"]})]))
-    assert interchange.read_labels(path, (4, 4)).classes == {1: "Tumor: Positive"}
+    assert geojson.read_labels(path, (4, 4)).classes == {1: "Tumor: Positive"}
 
 
 SQUARE = [[0, 0], [2, 0], [2, 2], [0, 2]]
@@ -228,35 +229,35 @@ def test_broken_geojson_is_one_line(tmp_path: Path, name: str) -> None:
     path = tmp_path / "x.geojson"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     with pytest.raises(ImageError, match=r"x\.geojson"):
-        interchange.read_geojson(path, (8, 8))
+        geojson.read_geojson(path, (8, 8))
 
 
 def test_odd_but_harmless_geojson_is_read(tmp_path: Path) -> None:
     nothing = [3, None, {"geometry": None}, {"geometry": {"type": "Circle"}, "properties": 3}]
     own = box(0, 0, 2, 2, measurements={"mask_label": "one"}, classification="plain")
-    read = interchange.read_geojson(save(tmp_path / "x.geojson", [*nothing, own]), (4, 4))
+    read = geojson.read_geojson(save(tmp_path / "x.geojson", [*nothing, own]), (4, 4))
     assert (read.labels > 0).sum() == 4
     assert list(read.classes.values()) == ["plain"]
 
 
 def test_geojson_needs_the_size_of_its_image_and_a_modest_one(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not tell the size"):
-        interchange.read_geojson(save(tmp_path / "x.geojson", []))
+        geojson.read_geojson(save(tmp_path / "x.geojson", []))
     path = save(tmp_path / "x.geojson", [], image={"height": 10**6, "width": 10**6})
     with pytest.raises(ImageError, match="max_megapixels") as caught:
-        interchange.read_geojson(path)
+        geojson.read_geojson(path)
     assert caught.value.reason is Reason.E_TOO_LARGE
 
 
 def test_geojson_that_would_take_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "x.geojson", [box(0, 0, 8, 8)] * 5)
-    monkeypatch.setattr(interchange, "MAX_PAINTED", 4 * 81)
+    monkeypatch.setattr(geojson, "MAX_PAINTED", 4 * 81)
     with pytest.raises(ImageError, match="too often"):
-        interchange.read_geojson(path, (8, 8))
+        geojson.read_geojson(path, (8, 8))
     monkeypatch.setattr(polygons, "MAX_CROSSINGS", 15)
-    monkeypatch.setattr(interchange, "MAX_PAINTED", 5 * 81)
+    monkeypatch.setattr(geojson, "MAX_PAINTED", 5 * 81)
     with pytest.raises(ImageError, match="simplify the outlines"):
-        interchange.read_geojson(path, (8, 8))
+        geojson.read_geojson(path, (8, 8))
 
 
 # -- label maps of others -----------------------------------------------------------------------------------------
@@ -267,21 +268,21 @@ LABELS = np.kron(np.arange(20).reshape(4, 5), np.ones((3, 3), int))
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32"])
 def test_tiff_label_maps_of_every_depth_are_read(tmp_path: Path, dtype: str) -> None:
     tifffile.imwrite(tmp_path / "x.tif", LABELS.astype(dtype))
-    np.testing.assert_array_equal(interchange.read_labels(tmp_path / "x.tif", LABELS.shape).labels, LABELS)
+    np.testing.assert_array_equal(geojson.read_labels(tmp_path / "x.tif", LABELS.shape).labels, LABELS)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_png_label_maps_are_read(tmp_path: Path, dtype: str) -> None:
     Image.fromarray(LABELS.astype(dtype)).save(tmp_path / "x.png")
-    read = interchange.read_labels(tmp_path / "x.png").labels
+    read = geojson.read_labels(tmp_path / "x.png").labels
     np.testing.assert_array_equal(read, LABELS)
     assert read.dtype == np.int32
 
 
 def test_own_masks_of_many_cells_are_read(tmp_path: Path) -> None:
     many = np.arange(300 * 300, dtype=np.int32).reshape(300, 300)
-    masks.write(tmp_path / "x.tif", many)
-    np.testing.assert_array_equal(interchange.read_labels(tmp_path / "x.tif").labels, many)
+    labelmaps.write(tmp_path / "x.tif", many)
+    np.testing.assert_array_equal(geojson.read_labels(tmp_path / "x.tif").labels, many)
 
 
 def test_what_is_no_label_map_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -298,16 +299,16 @@ def test_what_is_no_label_map_is_refused_with_the_reason(tmp_path: Path) -> None
     for pixels, how, message in wrong:
         tifffile.imwrite(path, pixels, **how)
         with pytest.raises(ImageError, match=message):
-            interchange.read_labels(path, LABELS.shape)
+            geojson.read_labels(path, LABELS.shape)
     path.write_bytes(b"II*\0 and nothing else")
     with pytest.raises(ImageError):
-        interchange.read_labels(path)
+        geojson.read_labels(path)
 
 
 def test_limits_hold_for_label_maps(tmp_path: Path) -> None:
-    masks.write(tmp_path / "x.tif", np.ones((200, 200), np.int32))
+    labelmaps.write(tmp_path / "x.tif", np.ones((200, 200), np.int32))
     with pytest.raises(ImageError) as caught:
-        interchange.read_labels(tmp_path / "x.tif", limits=Limits(max_megapixels=0.01))
+        geojson.read_labels(tmp_path / "x.tif", limits=Limits(max_megapixels=0.01))
     assert caught.value.reason is Reason.E_TOO_LARGE
 
 
@@ -328,7 +329,7 @@ def test_a_pickle_is_refused_unread_and_the_safe_way_named(tmp_path: Path) -> No
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
     for name in ("cell_seg.npy", "x.pkl"):
         with pytest.raises(UnsafeInput, match=r"Save masks as PNG/tif.*--save_tif"):
-            interchange.read_labels(tmp_path / name)
+            geojson.read_labels(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from conftest import TINY_STUDY
 
-from cellvision.core import files, parallel, signals
+from cellvision.core import files, signals
 from cellvision.core.cli import main
+from cellvision.executors import local
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
 PATIENCE_S = 120
@@ -182,7 +183,7 @@ def _deep_until_stopped(folder: Path) -> Iterator[Path]:
 
 
 def test_workers_deep_in_a_c_call_do_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "GRACE_S", 0.5)
+    monkeypatch.setattr(local, "GRACE_S", 0.5)
     with pytest.raises(signals.Interrupted):
-        list(parallel.ordered_map(_deep, _deep_until_stopped(tmp_path), workers=2))
+        list(local.ordered_map(_deep, _deep_until_stopped(tmp_path), workers=2))
     assert not multiprocessing.active_children()

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cellvision.core import loop, signals
+from cellvision.core import signals
 from cellvision.core.errors import CellvisionError, ConfigError
-from cellvision.core.loop import Batch, LoopConfig
 from cellvision.core.rng import torch_seed
+from cellvision.training import loop
+from cellvision.training.device import pick_device
+from cellvision.training.loop import Batch, LoopConfig
 
 STEPS, STOP = 12, 7  # steps of a training, and the step at which it is interrupted
 
@@ -244,7 +246,7 @@ def test_a_loss_that_is_not_finite_is_one_clear_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_missing_cuda_device_is_one_clear_line() -> None:
     with pytest.raises(ConfigError, match="finds no CUDA device; use --device cpu"):
-        loop.pick_device("cuda")
+        pick_device("cuda")
 
 
 def test_auto_precision_is_a_context_that_trains(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cellvision import embed, finetune, pretrain
 from cellvision.branches import BRANCHES
-from cellvision.branches.rna_networks import GeneTransformer, pack
+from cellvision.branches.rna.networks import GeneTransformer, pack
 from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError

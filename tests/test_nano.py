@@ -9,12 +9,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cellvision.core import overlap
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator
-from cellvision.painters import PAINTERS, Painting
-from cellvision.segmenters import SEGMENTERS, nano, nano_network
-from cellvision.segmenters.nano import Nano
+from cellvision.evidence import overlap
+from cellvision.segmenters import SEGMENTERS
+from cellvision.segmenters.nano import network as nano_network
+from cellvision.segmenters.nano import segmenter as nano
+from cellvision.segmenters.nano.segmenter import Nano
+from cellvision.simulators import PAINTERS, Painting
 
 GROUPS = ("neuron", "phloem", "rbc", "xylem")
 

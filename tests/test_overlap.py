@@ -14,8 +14,10 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from cellvision import report
-from cellvision.core import files, labelscores, masks, overlap, stats
+from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
+from cellvision.evidence import intervals, labelscores, overlap
+from cellvision.io import labelmaps
 
 SIDE = 24
 
@@ -114,7 +116,7 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_perfect_scores_of_few_units_are_not_certain() -> None:
     found = labelscores.mean_over_units(np.ones(5), np.arange(5).astype(str))
-    assert (found.low, found.high) == (stats.exact_binomial(5, 5).low, 1)
+    assert (found.low, found.high) == (intervals.exact_binomial(5, 5).low, 1)
     alone = labelscores.mean_over_units(np.array([0.7, 0.8]), np.array(["a", "a"]))
     assert (alone.low, alone.high, alone.units) == (0, 1, 1)
 
@@ -141,7 +143,7 @@ def make_run(out: Path, paths: list[str], skipped: tuple[str, ...] = ()) -> Path
             "pixel_hash": f"hash{number}" if status == "ok" else None,
         })  # fmt: skip
         if status == "ok":
-            masks.write(out / "masks" / f"id{number}.tif", two_cells())
+            labelmaps.write(out / "masks" / f"id{number}.tif", two_cells())
     files.write_parquet(out / "images.parquet", pd.DataFrame(rows))
     return out
 
@@ -151,7 +153,7 @@ def save_truth(path: Path, labels: NDArray) -> None:
     if path.suffix == ".png":
         Image.fromarray(labels.astype(np.uint16)).save(path)
     else:
-        masks.write(path, labels.astype(np.int32))
+        labelmaps.write(path, labels.astype(np.int32))
 
 
 def test_every_image_has_a_row_and_every_reason_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from cellvision.core import overlays
-from cellvision.painters import PAINTERS, Painting, Shortcut, add_shortcut
+from cellvision.cells import overlays
+from cellvision.simulators import PAINTERS, Painting, Shortcut, add_shortcut
 
 GROUPS = ("neuron", "phloem", "rbc", "xylem")
 

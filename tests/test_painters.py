@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from cellvision.painters import DEBRIS, PAINTERS, Painting, Shortcut, add_shortcut
+from cellvision.simulators import DEBRIS, PAINTERS, Painting, Shortcut, add_shortcut
 
 KINDS = tuple(PAINTERS.names())
 SHORTCUTS = get_args(Shortcut)

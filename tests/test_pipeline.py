@@ -13,12 +13,15 @@ import pytest
 from conftest import TINY
 
 from cellvision import ablate, embed, finetune, plan, predict, pretrain, report, segment, simulate, study
-from cellvision.core import baselines, files, tensorfiles
-from cellvision.core.cli import dispatch, main, read_config
+from cellvision.__main__ import dispatch
+from cellvision.cells.cropstore import Crops
+from cellvision.core import files
+from cellvision.core.cli import main, read_config
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, LeakError, StrategyRefused
-from cellvision.core.items import Crops
 from cellvision.core.rundir import content_of
+from cellvision.evidence import baselines
+from cellvision.io import tensorfiles
 
 FOLDS = 2
 IMAGES, SOURCES = 4, 16  # of a group, of all

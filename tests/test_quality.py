@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.spatial import ConvexHull
 
-from cellvision.core import crop, quality
+from cellvision.cells import crop, quality
 
 
 def discs(count: int, step: int, radius: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cellvision.core.errors import NoUsableInput
-from cellvision.core.rawfolder import image_id, scan
+from cellvision.io.rawfolder import image_id, scan
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_folders_without_files_or_permission_have_a_row(raw, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("cellvision.core.rawfolder.os.scandir", refuse)
+    monkeypatch.setattr("cellvision.io.rawfolder.os.scandir", refuse)
     found = rows(raw)
     assert (found["nothing"].status, found["nothing"].group) == ("ignored", "nothing")
     assert (found["locked"].reason, found["locked"].group) == ("E_IO", "locked")

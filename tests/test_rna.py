@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix
 
 from cellvision import ablate, cluster, embed, finetune, importance, plan, predict, pretrain, report
-from cellvision.branches import BRANCHES, rna_genes, rna_networks
-from cellvision.branches.rna import cluster_derived
-from cellvision.core import cellset, celltables, counts, encoders, files, neighbours
+from cellvision.branches import BRANCHES
+from cellvision.branches.rna import cellset, counts
+from cellvision.branches.rna import genes as rna_genes
+from cellvision.branches.rna import metadata as celltables
+from cellvision.branches.rna import networks as rna_networks
+from cellvision.branches.rna.branch import cluster_derived
+from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
 from cellvision.core.rng import generator
+from cellvision.models import encoders, neighbours
 
 CELLS, GENES = 30, 12
 NAMES = [f"c{number}" for number in range(CELLS)]

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from h5py import h5s, h5t
 
-from cellvision.core import safe_h5
 from cellvision.core.errors import NoUsableInput, UnsafeInput
+from cellvision.io import hdf5
 
 SECRET = b"the-secret-of-another-file"
 
@@ -97,7 +97,7 @@ def second_name(path: Path, secret: Path) -> None:
 
 def deep(path: Path, secret: Path) -> None:
     with h5py.File(path, "w") as file:
-        file.create_group("/".join("g" * (safe_h5.DEPTH + 2)))
+        file.create_group("/".join("g" * (hdf5.DEPTH + 2)))
 
 
 def claims_terabytes(path: Path, secret: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_trap_is_refused_with_its_reason(
     path = tmp_path / "trap.h5"
     make(path, secret)
     with pytest.raises(UnsafeInput, match=reason) as found:
-        safe_h5.audit(path)
+        hdf5.audit(path)
     assert str(path) in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -222,7 +222,7 @@ def test_a_trap_is_refused_with_its_reason(
 def test_stored_bytes_beyond_the_end_are_refused(secret: Path, tmp_path: Path) -> None:
     stored_beyond_the_end(tmp_path / "x.h5", secret)
     with pytest.raises((UnsafeInput, NoUsableInput), match=r"stored bytes|damaged|cut off"):
-        safe_h5.audit(tmp_path / "x.h5")
+        hdf5.audit(tmp_path / "x.h5")
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def test_no_other_file_is_opened_through_a_link(
     path = tmp_path / "trap.h5"
     make(path, secret)
     with opened(secret) as seen, pytest.raises(UnsafeInput) as found:
-        safe_h5.audit(path)
+        hdf5.audit(path)
     assert seen == [False]
     assert SECRET.decode() not in str(found.value)
 
@@ -287,13 +287,13 @@ def test_what_is_no_sound_file_is_one_clean_error(tmp_path: Path) -> None:
         bad = tmp_path / "bad.h5"
         bad.write_bytes(data)
         with pytest.raises(NoUsableInput, match=reason):
-            safe_h5.audit(bad)
+            hdf5.audit(bad)
     with pytest.raises(NoUsableInput, match="no HDF5 file at"):
-        safe_h5.audit(tmp_path / "absent.h5")
+        hdf5.audit(tmp_path / "absent.h5")
     fifo = tmp_path / "fifo.h5"
     os.mkfifo(fifo)
     with pytest.raises(NoUsableInput, match="no HDF5 file at"):
-        safe_h5.audit(fifo)
+        hdf5.audit(fifo)
 
 
 def test_damage_anywhere_is_an_answer_and_never_a_crash(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_damage_anywhere_is_an_answer_and_never_a_crash(tmp_path: Path) -> None:
         bad = tmp_path / "bad.h5"
         bad.write_bytes(spoilt)
         try:
-            with safe_h5.open_h5(bad) as file:
+            with hdf5.open_h5(bad) as file:
                 file["b"][()]
             answers.add("read")
         except (UnsafeInput, NoUsableInput, KeyError) as error:
@@ -328,19 +328,19 @@ def test_a_file_that_is_being_written_is_a_clean_error(tmp_path: Path) -> None:
     try:
         assert holder.stdout.readline().strip() == "held"
         with pytest.raises(NoUsableInput, match="being written by another program"):
-            safe_h5.audit(path)
+            hdf5.audit(path)
     finally:
         holder.stdin.close()
         holder.wait(20)
 
 
 def test_too_many_objects_are_refused_before_they_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safe_h5, "OBJECTS", 50)
+    monkeypatch.setattr(hdf5, "OBJECTS", 50)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         for number in range(60):
             file.create_group(f"g{number}")
     with pytest.raises(UnsafeInput, match="above 50 objects"):
-        safe_h5.audit(tmp_path / "x.h5")
+        hdf5.audit(tmp_path / "x.h5")
 
 
 # -- files as people have them --
@@ -363,10 +363,10 @@ def test_ordinary_files_pass(tmp_path: Path) -> None:
         file["empty"] = h5py.Empty("f4")
         file.attrs["nothing"] = h5py.Empty("f4")
         file.attrs["none"] = np.zeros(0)
-    safe_h5.audit(path)
-    with safe_h5.open_h5(path) as file:
+    hdf5.audit(path)
+    with hdf5.open_h5(path) as file:
         assert file["a/x"][1, 2] == 6
-        assert safe_h5.strings(file["text"]) == ["one", "zwei"]
+        assert hdf5.strings(file["text"]) == ["one", "zwei"]
 
 
 def test_anndata_files_pass(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_anndata_files_pass(tmp_path: Path) -> None:
         counts, obs=obs, uns={"note": "text", "levels": np.arange(3)}, obsm={"pca": np.zeros((40, 2))}
     )
     data.write_h5ad(tmp_path / "x.h5ad", compression="gzip")
-    safe_h5.audit(tmp_path / "x.h5ad")
+    hdf5.audit(tmp_path / "x.h5ad")
 
 
 def test_text_is_read_whatever_its_kind(tmp_path: Path) -> None:
@@ -389,9 +389,9 @@ def test_text_is_read_whatever_its_kind(tmp_path: Path) -> None:
         file["fixed"] = np.array([b"a\xc3\xa9", b"b"])
         file["numbers"] = np.arange(3)
         file["odd"] = np.array([b"\xff\xfe"])
-        assert safe_h5.strings(file["fixed"]) == ["aé", "b"]
-        assert safe_h5.strings(file["numbers"]) == ["0", "1", "2"]
-        assert safe_h5.strings(file["odd"]) == [r"\xff\xfe"]
+        assert hdf5.strings(file["fixed"]) == ["aé", "b"]
+        assert hdf5.strings(file["numbers"]) == ["0", "1", "2"]
+        assert hdf5.strings(file["odd"]) == [r"\xff\xfe"]
 
 
 def test_text_that_unfolds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,8 +399,8 @@ def test_text_that_unfolds_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=["y" * 5000] * 400, dtype=h5py.string_dtype())
-    monkeypatch.setattr(safe_h5, "HARMLESS", 1000)
-    with safe_h5.open_h5(path) as file:
+    monkeypatch.setattr(hdf5, "HARMLESS", 1000)
+    with hdf5.open_h5(path) as file:
         monkeypatch.setattr(Path, "stat", lambda self: os.stat_result([0] * 6 + [1000] + [0] * 3))
         with pytest.raises(UnsafeInput, match="unfolds"):
-            safe_h5.strings(file["x"])
+            hdf5.strings(file["x"])

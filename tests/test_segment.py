@@ -13,9 +13,10 @@ from corpus import write_corpus
 from PIL import Image
 
 from cellvision import report, segment
-from cellvision.core import crop, items, masks, modes, quality
+from cellvision.cells import crop, cropstore, modes, quality
 from cellvision.core.cli import main
-from cellvision.painters.figures import arbor
+from cellvision.io import labelmaps
+from cellvision.simulators.figures import arbor
 
 
 def discs(centres: list[tuple[int, int]], radius: int = 9, side: int = 96) -> np.ndarray:
@@ -62,7 +63,7 @@ def test_cells_crops_and_annotations_agree(tmp_path: Path) -> None:
     assert cells.set_index("annotation").loc["round", "x"] == pytest.approx(30, abs=1.5)
     matched = pd.read_parquet(tmp_path / "cells" / "annotations.parquet")
     assert sorted(matched["status"]) == ["matched", "matched", "no_image", "outside"]
-    crops = items.Crops(tmp_path / "cells" / "crops").take(np.arange(3))
+    crops = cropstore.Crops(tmp_path / "cells" / "crops").take(np.arange(3))
     assert crops.shape[-1] == 2, "grey images and the mask"
     areas = (crops[..., -1] > 0).sum((1, 2))
     assert areas.tolist() == cells["area_px"].tolist(), "an unscaled crop holds the whole mask"
@@ -74,7 +75,7 @@ def test_grey_images_among_colour_ones_are_repeated(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a" / "grey.png", discs([(48, 48)]))
     save(tmp_path / "raw" / "a" / "rgb.png", np.repeat(discs([(48, 48)])[..., None], 3, axis=2))
     segment.run(segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0), tmp_path / "cells")
-    crops = items.Crops(tmp_path / "cells" / "crops").take(np.arange(2))
+    crops = cropstore.Crops(tmp_path / "cells" / "crops").take(np.arange(2))
     assert crops.shape[-1] == 4
     np.testing.assert_array_equal(crops[0, ..., :3], crops[1, ..., :3])
 
@@ -83,7 +84,7 @@ def test_a_file_that_changes_after_the_listing_is_skipped(tmp_path: Path) -> Non
     save(tmp_path / "raw" / "a" / "still.png", discs([(48, 48)]))
     save(tmp_path / "raw" / "a" / "moving.png", discs([(30, 30)]))
     cfg = segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0)
-    entries = segment.scan_folder(cfg)
+    entries = segment.scan_images(cfg)
     save(tmp_path / "raw" / "a" / "moving.png", discs([(60, 60)]))
     images, cells = segment.find_cells(cfg, entries, tmp_path / "cells")
     assert images.set_index("path")["reason"].to_dict() == {"a/moving.png": "E_CHANGED", "a/still.png": "OK"}
@@ -132,7 +133,7 @@ def test_ready_crops_keep_their_metadata_and_unit(tmp_path: Path) -> None:
     assert cells["unit"].tolist() == ["w0", "w0", "w1", "w1"]
     assert cells["annotation"].tolist() == ["a", "b", "a", "b"]
     assert cells["plate"].tolist() == ["p"] * 4
-    assert items.Crops(tmp_path / "cells" / "crops").shape == (26, 26, 2)
+    assert cropstore.Crops(tmp_path / "cells" / "crops").shape == (26, 26, 2)
 
 
 def tables(out: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
@@ -181,7 +182,7 @@ def test_tables_do_not_depend_on_workers_or_on_what_was_done(tmp_path: Path) -> 
     cfg = segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0, drop=("border", "large"))
     segment.run(cfg, tmp_path / "alone")
     segment.run(cfg.model_copy(update={"workers": 2}), tmp_path / "two")
-    entries = segment.scan_folder(cfg)
+    entries = segment.scan_images(cfg)
     for entry in entries[1:3]:
         segment.segment_one((cfg, entry, tmp_path / "resumed"))
     images, cells = segment.find_cells(cfg, entries, tmp_path / "resumed")
@@ -206,7 +207,7 @@ def test_letters_are_no_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     row = images.iloc[0]
     assert row["n_overlay"] == metrics["overlaid"] > 0
     assert "1 caption drawn over the image" in row["note"]
-    assert masks.read(tmp_path / "cells" / "masks" / f"{row['image_id']}.tif")[140:].max() == 0
+    assert labelmaps.read(tmp_path / "cells" / "masks" / f"{row['image_id']}.tif")[140:].max() == 0
     assert f"{row['n_overlay']} cells on them left out" in capsys.readouterr().err
 
 

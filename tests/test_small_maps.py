@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from cellvision.core import small_maps
+from cellvision.branches.image import small_maps
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5])

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellvision.core import files, tables
+from cellvision.core import files
 from cellvision.core.errors import CellvisionError, ConfigError, NoUsableInput, UnsafeInput
+from cellvision.io import tables
 
 TRUTH = pd.DataFrame({"name": ["µ1", "b;2", 'say "c"'], "area": [1234.5, 0.25, -3.0], "count": [1, 20, 300]})
 

@@ -12,10 +12,12 @@ import torch
 
 from cellvision import embed, finetune, plan, predict, pretrain
 from cellvision.branches import BRANCHES, Augment
-from cellvision.core import baselines, feature_nets, files, metrics, splits, targets
+from cellvision.branches.tabular import networks as feature_nets
+from cellvision.core import files
 from cellvision.core.cli import main
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.evidence import baselines, metrics, splits, targets
 
 ENCODERS = ["linear", "mlp-16-8", "ft-8-1"]
 QUICK = {"workers": 0, "threads": 1, "device": "cpu"}

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cellvision.segmenters import SEGMENTERS, Segmentation
-from cellvision.segmenters.threshold import Threshold
+from cellvision.segmenters.threshold.segmenter import Threshold
 
 CENTRES = [(60, 60), (60, 160), (60, 260), (150, 110), (150, 210), (230, 60), (230, 160), (230, 260)]
 RADIUS = 20

@@ -14,16 +14,19 @@ from conftest import GRID, waves, write_waves
 
 from cellvision import ablate, embed, extract, finetune, plan, predict, pretrain, report, simulate
 from cellvision.branches import BRANCHES, Augment
-from cellvision.branches import trace as branch_module
-from cellvision.branches.trace_features import ends, summary
-from cellvision.branches.trace_networks import RandomKernels, network, pooled
-from cellvision.core import baselines, calcium, files, scoring, splits, targets, tracetables
+from cellvision.branches.trace import branch as branch_module
+from cellvision.branches.trace import tables as tracetables
+from cellvision.branches.trace.features import ends, summary
+from cellvision.branches.trace.files import Reader, natural, parameters
+from cellvision.branches.trace.networks import RandomKernels, network, pooled
+from cellvision.branches.trace.store import collected
+from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, NoUsableInput, StrategyRefused, UnsafeInput
 from cellvision.core.rng import generator
-from cellvision.core.supervised import Supervised
-from cellvision.core.tracefiles import Reader, natural, parameters
-from cellvision.core.tracestore import collected
+from cellvision.evidence import baselines, scoring, splits, targets
+from cellvision.evidence.problem import Supervised
+from cellvision.simulators import calcium
 from cellvision.strategies import STRATEGIES, Labelled
 
 CELLS = len(GRID)

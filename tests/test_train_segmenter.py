@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from cellvision import train_segmenter
-from cellvision.core import files, masks, signals
+from cellvision.core import files, signals
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.segmenters import nano_training
-from cellvision.segmenters.nano_network import DIAMETER, NanoNetwork
+from cellvision.io import labelmaps
+from cellvision.segmenters.nano import training as nano_training
+from cellvision.segmenters.nano.network import DIAMETER, NanoNetwork
 
 
 def crosses(folder: Path, count: int, seed: int = 0) -> tuple[Path, Path]:
@@ -32,7 +33,7 @@ def crosses(folder: Path, count: int, seed: int = 0) -> tuple[Path, Path]:
             labels[max(y - 4, 0) : y + 4, max(x - 12, 0) : x + 12] = cell
         pixels[labels > 0] -= 60
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(raw / "odd" / f"{number}.png")
-        masks.write(truth / "odd" / f"{number}.tif", labels)
+        labelmaps.write(truth / "odd" / f"{number}.tif", labels)
     return raw, truth
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, SerializeAsAny
 
+from cellvision.branches.items import Items
 from cellvision.core.config import PluginConfig
-from cellvision.core.items import Items
 from cellvision.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 BRANCHES = Registry(
     "branch",
     {
-        "image": "cellvision.branches.image:ImageBranch",
-        "tabular": "cellvision.branches.tabular:TabularBranch",
-        "rna": "cellvision.branches.rna:RnaBranch",
-        "trace": "cellvision.branches.trace:TraceBranch",
-        "fusion": "cellvision.branches.fusion:FusionBranch",
+        "image": "cellvision.branches.image.branch:ImageBranch",
+        "tabular": "cellvision.branches.tabular.branch:TabularBranch",
+        "rna": "cellvision.branches.rna.branch:RnaBranch",
+        "trace": "cellvision.branches.trace.branch:TraceBranch",
+        "fusion": "cellvision.branches.fusion.branch:FusionBranch",
     },
 )
 BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]

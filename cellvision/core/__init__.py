@@ -1,1 +1,1 @@
-"""What every stage stands on. Nothing here knows a stage or a plugin."""
+"""What a command is made of. Nothing here knows a stage, a plugin or a file format."""

@@ -23,26 +23,6 @@ from cellvision.core import config, signals
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say
 
-COMMANDS = {
-    "simulate": "paint images of four groups, or simulate calcium traces, with known truth",
-    "segment": "raw images -> single cells: masks, crops and tables",
-    "train_segmenter": "fine-tune nano on a few corrected masks",
-    "extract": "HDF5 files of traces -> one Arrow table, with a preview",
-    "plan": "units, duplicates, folds and what may be claimed",
-    "pretrain": "learn an encoder from unlabelled items",
-    "embed": "features of every item from an encoder, with kNN and linear probes",
-    "finetune": "train a classifier on weak or true labels, tested on unseen units",
-    "predict": "use a trained bundle on new images or items",
-    "ablate": "compare strategies over folds and seeds at equal budgets",
-    "study": "a raw folder in, a report out: all of it",
-    "cluster": "clusters, projections and markers of cells or other items",
-    "importance": "features a plain model relies on, on unseen units, and how stable they are",
-    "report": "one HTML page about a run",
-    "export": "cells for QuPath, CellProfiler, Fiji and Cellpose",
-    "fetch": "official Cellpose weights, checked against their hash",
-    "doctor": "is this installation sound?",
-}
-
 
 class Parser(argparse.ArgumentParser):
     """argparse with this project's exit code for bad usage."""
@@ -57,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 def stage_parser(name: str, module: Any) -> Parser:
     """A flag per option of the stage's Config; --config and --set reach every key."""
     model = module.Config
-    parser = Parser(prog=f"cellvision {name}", description=COMMANDS[name], formatter_class=argparse.HelpFormatter)
+    parser = Parser(prog=f"cellvision {name}", description=described(module), formatter_class=argparse.HelpFormatter)
     positional = getattr(module, "POSITIONAL", None)
     for key, field in model.model_fields.items():
         if key == positional:
@@ -73,6 +53,11 @@ def stage_parser(name: str, module: Any) -> Parser:
     if getattr(module, "HAS_OUT", True):
         parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run directory")
     return parser
+
+
+def described(module: Any) -> str:
+    """The first paragraph of a module's docstring, without the word that says whether it is a stage."""
+    return re.sub(r"^(?:Stage|Command|Command for RNA): ", "", " ".join(module.__doc__.split("\n\n")[0].split()))
 
 
 def _add_flag(parser: Parser, flag: str, dest: str, field: Any) -> None:
@@ -142,22 +127,3 @@ def main(name: str, argv: list[str] | None = None) -> int:
         say(f"cellvision {name}: the disk is full ({free} bytes free at {out}); free some space and repeat the command")
         return 28
     return 0
-
-
-def dispatch(argv: list[str] | None = None) -> int:
-    """`cellvision COMMAND …`: name the command, then hand over."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
-        print(f"usage: cellvision COMMAND [options]\n\n{listing}\n\ncellvision COMMAND --help lists its options.")
-        return 0 if arguments else 4
-    if arguments[0] in ("-V", "--version"):
-        from cellvision import __version__
-
-        print(__version__)
-        return 0
-    if arguments[0] not in COMMANDS:
-        say(f"cellvision: {config.unknown_key(arguments[0], list(COMMANDS)).replace('key', 'command')}")
-        return 4
-    return main(arguments[0], arguments[1:])

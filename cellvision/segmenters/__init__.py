@@ -18,8 +18,8 @@ from cellvision.core.registry import Registry
 SEGMENTERS = Registry(
     "segmenter",
     {
-        "threshold": "cellvision.segmenters.threshold:Threshold",
-        "nano": "cellvision.segmenters.nano:Nano",
+        "threshold": "cellvision.segmenters.threshold.segmenter:Threshold",
+        "nano": "cellvision.segmenters.nano.segmenter:Nano",
         "cellpose": "cellvision.segmenters.cellpose:Cellpose",
     },
 )

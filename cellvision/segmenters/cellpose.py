@@ -27,11 +27,12 @@ import numpy as np
 import torch  # at once, so that a worker process limits torch's threads before its first image
 from numpy.typing import NDArray
 
-from cellvision.core import files, parallel
+from cellvision.core import files
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
-from cellvision.core.loop import device_named
+from cellvision.executors import local
 from cellvision.segmenters import DINOV3, Segmentation, in_raster_order
+from cellvision.training.device import device_named
 
 REVISION = "1"  # raised when masks change
 OFFICIAL = ("cpsam_v2", "cpsam", "cpdino", "cpdino-vitb")  # the latter two need the library dinov3
@@ -100,14 +101,14 @@ class Cellpose:
 
     def processes(self) -> int:
         """How many fit into the memory that is free, the GPU's too; at least one."""
-        free = parallel.free_memory()
+        free = local.free_memory()
         if self.device.type == "cuda":
             free = min(free, torch.cuda.mem_get_info(self.device)[0])
         return max(1, int(free // MEMORY))
 
     def lanes(self, processes: int) -> int:
         """Each core is one; a GPU is one for all."""
-        return 1 if self.device.type == "cuda" else max(1, min(processes, parallel.cores()))
+        return 1 if self.device.type == "cuda" else max(1, min(processes, local.cores()))
 
     def tiles(self, height: int, width: int) -> int:
         """As Cellpose's own `run_net` cuts an image; 0 where it is too small to hold a cell."""

@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import parallel
 from cellvision.core.progress import duration, say
+from cellvision.executors import local
 
 LONG_S = 600.0  # from here on the quick way is named
 
@@ -37,7 +37,7 @@ class Slow(Protocol):
 
 def announce(segmenter: Slow, sample: Iterable[NDArray[np.uint8]], images: int, processes: int) -> None:
     """Say in one line how long `images` images will take, of which `sample` is a part, (H, W, C) each."""
-    parallel.one_thread()  # as the processes have it
+    local.one_thread()  # as the processes have it
     counts, seconds = [], 0.0
     for pixels in sample:
         counts.append(segmenter.tiles(*pixels.shape[:2]))

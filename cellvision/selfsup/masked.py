@@ -134,7 +134,7 @@ def perplexities(
     perplexity_marginal: each gene's own shares among hidden genes of the training cells, so that it knows how often
     hidden genes are expressed; perplexity_plain_marginal: its shares among all training cells.
     """
-    from cellvision.core.loop import device_of
+    from cellvision.training.device import device_of
 
     training, device = encoder.training, device_of(encoder)
     encoder.eval()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellvision.core import files, items
+from cellvision.cells import cropstore
+from cellvision.core import files
 from cellvision.core.config import StageConfig
 from cellvision.core.rng import generator
 from cellvision.core.rundir import RunDir
@@ -29,14 +30,14 @@ def fake_run(out: Path, count: int, size: int, sources: int = 40) -> Path:
                 part[..., 3] = blob * np.uint8(255)
                 yield part
 
-        items.pack_crops(parts(), out / "crops", count, (size, size, 4))
+        cropstore.pack_crops(parts(), out / "crops", count, (size, size, 4))
         number = np.arange(count)
         source = np.char.add("s", (number % sources).astype(str))
         table = {
             "item_id": np.char.add("i", np.char.zfill(number.astype(str), 7)), "source_id": source,
             "source_hash": source, "unit": source, "group": np.where(number % sources % 2, "a", "b"),
-            "area_px": int(blob.sum()), "scale": 1.0, "crop_shard": number // items.SHARD_ROWS,
-            "crop_row": number % items.SHARD_ROWS, "annotation": None,
+            "area_px": int(blob.sum()), "scale": 1.0, "crop_shard": number // cropstore.SHARD_ROWS,
+            "crop_row": number % cropstore.SHARD_ROWS, "annotation": None,
         }  # fmt: skip
         files.write_parquet(out / "cells.parquet", pd.DataFrame(table))
         files.write_json(out / "geometry.json", {"size": size, "scale": 1.0, "context": 0.15, "channels": 3})

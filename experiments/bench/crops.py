@@ -14,7 +14,7 @@ import numpy as np
 from bench import fake_run
 from numpy.typing import NDArray
 
-from cellvision.core.items import Crops
+from cellvision.cells.cropstore import Crops
 from cellvision.core.rng import generator
 
 COUNT, SIZE, BATCH, REPEATS = 20_000, 64, 256, 200

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from cellvision.core.cli import COMMANDS
+from cellvision.__main__ import COMMANDS
 
 
 def seconds(*command: str) -> float:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellvision.branches import BRANCHES, rna_genes
-from cellvision.branches.rna_networks import GeneTransformer
-from cellvision.core import parallel
+from cellvision.branches import BRANCHES
+from cellvision.branches.rna import genes as rna_genes
+from cellvision.branches.rna.networks import GeneTransformer
+from cellvision.executors import local
 from cellvision.selfsup import METHODS
 
 GENES, BINS, CELLS = 2000, 20, 64
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--counts", type=Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=parallel.cores())
+    parser.add_argument("--threads", type=int, default=local.cores())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.counts:

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.core import parallel
-from cellvision.core.images import Image, ImageError, read_image
 from cellvision.core.rng import generator
+from cellvision.executors import local
+from cellvision.io.images.reader import Image, ImageError, read_image
 
 Array = NDArray[Any]
 HEIGHT, WIDTH = 96, 128
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the mutants that fail into this folder")
     given = parser.parse_args()
     tasks = [(number, given.seed) for number in range(given.count)]
-    found = list(parallel.ordered_map(judge, tasks, given.workers))
+    found = list(local.ordered_map(judge, tasks, given.workers))
     for damage in DAMAGES:
         counts = Counter(row["reason"] for row in found if row["damage"] == damage)
         print(f"{damage:7}", ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())))

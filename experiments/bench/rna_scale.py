@@ -52,7 +52,7 @@ def measure(path: Path, encoder: str) -> None:
     import torch
 
     from cellvision.branches import BRANCHES
-    from cellvision.core import encoders
+    from cellvision.models import encoders
 
     torch.set_num_threads(2)
     marks = [("start", time.process_time())]

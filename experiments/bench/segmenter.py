@@ -40,12 +40,13 @@ def ratio(rounds: int) -> None:
     from cellpose.dynamics import resize_and_compute_masks
     from cellpose.vit import CPSAM
 
-    from cellvision.core import parallel
-    from cellvision.segmenters import SEGMENTERS, dynamics
+    from cellvision.executors import local
+    from cellvision.segmenters import SEGMENTERS
+    from cellvision.segmenters.nano import dynamics
 
     pixels = crowd(1024, 800)
     nano = SEGMENTERS.build({"name": "nano"}, device="cpu")
-    torch.set_num_threads(parallel.cores())
+    torch.set_num_threads(local.cores())
     network = CPSAM(dtype=torch.bfloat16).to(torch.bfloat16).eval()
     tile = torch.zeros(1, 3, 256, 256, dtype=torch.bfloat16)
     tiles = 25  # of 256 px with Cellpose's overlap of a tenth, at 1024 x 1024 px

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from cellvision import pretrain
 from cellvision.branches import BRANCHES
-from cellvision.core import encoders, loop, parallel
+from cellvision.executors import local
+from cellvision.models import batches, encoders
 from cellvision.selfsup import METHODS
+from cellvision.training import loop
+from cellvision.training.device import autocast, pick_device
 
 BATCH = 256
 
@@ -30,14 +33,14 @@ def ours(items: Path, steps: int) -> Iterator[None]:
     """Exactly what `cellvision pretrain` does in a step, checkpoints aside."""
     branch = BRANCHES.build({"name": "image", "size": 64}, path=items)
     rows = np.arange(len(branch.items.table))
-    loop.pick_device("cpu", parallel.cores())
+    pick_device("cpu", local.cores())
     method = METHODS.build("simclr")
     start = encoders.resolve("resnet18", branch, rows, 0)
     learner = pretrain.build_learner(start, method, 0).train()
     optimiser = torch.optim.AdamW(learner.parameters(), lr=1e-3, fused=True)
-    draw = pretrain.SourceBalanced(branch, start.state, rows, 2, BATCH, 0)
-    for views in loop.batches(draw, 0, steps, parallel.cores()):
-        with loop.autocast(learner, "auto"):
+    draw = batches.SourceBalanced(branch, start.state, rows, 2, BATCH, 0)
+    for views in loop.batches(draw, 0, steps, local.cores()):
+        with autocast(learner, "auto"):
             loss = pretrain.contrast(method, learner, views)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -68,13 +71,13 @@ def peer(crops: NDArray[np.uint8], steps: int) -> Iterator[None]:
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    torch.set_num_threads(parallel.cores())
+    torch.set_num_threads(local.cores())
     backbone = torch.nn.Sequential(*list(torchvision.models.resnet18().children())[:-1])
     head = SimCLRProjectionHead(512, 512, 128)
     parameters = [*backbone.parameters(), *head.parameters()]
     optimiser, criterion = torch.optim.SGD(parameters, lr=0.06), NTXentLoss()
     sampler = torch.utils.data.RandomSampler(crops, replacement=True, num_samples=steps * BATCH)
-    loader = torch.utils.data.DataLoader(Pictures(crops), BATCH, sampler=sampler, num_workers=parallel.cores())
+    loader = torch.utils.data.DataLoader(Pictures(crops), BATCH, sampler=sampler, num_workers=local.cores())
     for first, second in loader:
         loss = criterion(*(head(backbone(view).flatten(start_dim=1)) for view in (first, second)))
         loss.backward()

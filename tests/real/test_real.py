@@ -10,7 +10,7 @@ import pytest
 
 from cellvision import finetune, segment
 from cellvision.core import files
-from cellvision.core.images import read_image
+from cellvision.io.images.reader import read_image
 
 
 def sample(source: Path, target: Path, count: int) -> Path:

@@ -8,7 +8,8 @@ import pandas as pd
 
 from cellvision import finetune
 from cellvision.branches import BRANCHES
-from cellvision.core import files, splits
+from cellvision.core import files
+from cellvision.evidence import splits
 
 FIELD = r"ID~^(r\d_[A-Z]+_\d+)_"
 

@@ -1,0 +1,1 @@
+"""Several branches of the same items."""

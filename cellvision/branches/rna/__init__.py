@@ -1,0 +1,1 @@
+"""Counts of RNA, a row a cell."""

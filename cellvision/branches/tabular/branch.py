@@ -1,0 +1,369 @@
+"""Branch: rows of a table (CSV, Parquet, h5ad). Items are rows; the network input is (n, numbers + gaps + categories).
+
+Numbers are features unless they are labels, units, excluded, or describe a row by the convention of CellProfiler (its
+metadata, number, place, parent or children: where a cell lies and in which order says nothing of what it is);
+text is a feature only where `categorical` names it, since text is mostly a name, and names give the label away.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+import multiprocessing
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.branches import Augment, Baseline, State
+from cellvision.branches.items import Items, no_missed
+from cellvision.core import rundir
+from cellvision.core.config import PluginConfig, option
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.core.progress import say
+from cellvision.core.rng import generator
+from cellvision.io import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DESCRIPTOR = re.compile(  # CellProfiler's columns that describe a row instead of measuring it
+    r"(Image_)?(Metadata|FileName|PathName|URL|MD5Digest|ExecutionTime|ModuleError)_.*"
+    r"|Image_(Group|Series|Frame|Channel|Height|Width|Scaling|ProcessingStatus).*"
+    r"|(\w+_)?(Image|Object|Table|Group)_?(Number|ID|Index)"
+    r"|(\w+_)?(Location_|AreaShape_Center_|AreaShape_BoundingBoxM).*"
+    r"|(\w+_)?(Parent_|Children_|Neighbors_\w+ObjectNumber|TrackObjects_(Label|Parent)).*"
+)
+OWN = {tables.INDEX, "item_id", "unit", "group", "annotation"}  # never features, whatever the table means by them
+MIN_OVERLAP = 80  # % of a model's features that new data must have
+LEVELS = 200  # categories a column may have
+FLAT = 1e-6  # standard deviation below which a feature is constant
+DROP, NOISE = {"weak": 0.05, "strong": 0.3}, {"weak": 0.05, "strong": 0.2}  # share of features, standard deviations
+
+
+class TabularBranch:
+    """A table's rows, with everything fitted on training rows."""
+
+    default_encoder = "mlp-256-128"
+
+    class Config(PluginConfig):
+        """Options of the tabular branch."""
+
+        name: Literal["tabular"] = "tabular"
+        exclude: tuple[str, ...] = option((), "columns that are no features")
+        include: tuple[str, ...] = option(
+            (), "columns that are features although CellProfiler describes rows by them; * stands for any part"
+        )
+        categorical: tuple[str, ...] = option((), "columns whose values are categories")
+        group: str | None = option(None, "column that is the weak label, `group` when absent; else all are one group")
+        separator: str | None = option(None, "of a CSV; found when absent", min_length=1, max_length=1)
+        decimal: Literal[".", ","] | None = option(None, "decimal mark of a CSV; found when absent")
+        controls: str | None = option(None, "COLUMN=VALUE: rows of untreated controls, such as Metadata_moa=DMSO")
+        plate: str | None = option(None, "column within which the mean of the controls is subtracted")
+        sphere: float = option(
+            0.0, "above 0: whiten so that the controls of training plates vary alike in all directions; its ridge", ge=0
+        )
+        unit_length: bool = option(False, "scale each row to one length: the direction counts, not the strength")
+        clip: float = option(10.0, "standard deviations beyond which a value counts as that far", gt=0)
+        dropout: float = option(0.2, "of mlp and ft", ge=0, lt=1)
+
+    def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
+        self.cfg = cfg
+        table = open_table(path, cfg.separator, cfg.decimal)
+        frame = table.frame
+        for name in filter(None, (_part(cfg.controls), cfg.plate)):
+            if name not in frame:
+                raise ConfigError(f"{path} has no column {name!r}; its columns: {tables.shorten(list(frame.columns))}")
+        self.hidden = {*cfg.exclude, *reserved, cfg.group, _part(cfg.controls), cfg.plate, *OWN}
+        self.features, self.categories = choose(frame, self.hidden, cfg)
+        fault = next((text for name, text in table.faults.items() if self._measured(name)), None)
+        if fault:
+            raise ConfigError(f"{path}, {fault}; mend the cell, or name the column in branch.exclude or categorical")
+        if not self.features and not self.categories:
+            raise NoUsableInput(f"{path} has no numeric column left to learn from")
+        notes = [*table.notes, *self._notes(frame)]
+        self.items = items_of(frame, self.features, cfg, rundir.content_of(path), notes)
+        self.codes = {name: words(frame[name]) for name in self.categories}
+        self.plates = plates_of(frame, cfg)
+        self._set(numbers(frame, self.features))
+        if multiprocessing.parent_process() is None:
+            for note in notes:
+                say_once(f"table: {note}")
+
+    def _measured(self, name: str) -> bool:
+        return name not in {*self.hidden, *self.cfg.categorical} and not is_descriptor(name, self.cfg.include)
+
+    def _notes(self, frame: pd.DataFrame) -> list[str]:
+        """What was left out, and what is missing."""
+        text = [name for name in frame.columns if self._measured(name) and name not in self.features]
+        found = [f"{len(self.features)} numeric and {len(self.categories)} categorical features"]
+        absent = [
+            name for name in (*self.cfg.exclude, *self.cfg.categorical, self.cfg.group) if name and name not in frame
+        ]
+        absent += [part for part in self.cfg.include if not fnmatch.filter(frame.columns, part)]
+        if absent:
+            found.append(f"no such columns: {tables.shorten(absent)}")
+        if text:
+            found.append(f"no features, since they are text: {tables.shorten(text)}; see branch.categorical")
+        numeric = frame.select_dtypes("number").columns
+        told = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        if told:
+            found.append(
+                "no features, since by CellProfiler's names they describe rows (metadata, numbers, places, parents): "
+                f"{tables.shorten(told)}; see branch.include"
+            )
+        gaps = int(frame[self.features].isna().to_numpy().sum())
+        return [*found, f"{gaps} values are missing"] if gaps else found
+
+    def _set(self, values: NDArray[np.float32]) -> None:
+        """Take these values, and what the controls of each plate have on average."""
+        self.values = values
+        plate, control = self.plates
+        self.offset = np.zeros((int(plate.max()) + 1, values.shape[1]), np.float32)
+        if self.cfg.plate:
+            for number in range(len(self.offset)):
+                own = values[(plate == number) & control]
+                known = np.isfinite(own).any(0)
+                self.offset[number, known] = np.nanmean(own[:, known], axis=0)
+
+    def schema(self) -> dict[str, Any]:
+        levels = {name: levels_of(codes) for name, codes in self.codes.items()}
+        return {"features": self.features, "categories": levels}
+
+    def check(self, schema: dict[str, Any]) -> list[str]:
+        """Take the model's features by name, in its order; missing ones become missing values."""
+        wanted, categories = list(schema["features"]), dict(schema["categories"])
+        told = [name for name in (*wanted, *categories) if name in self.hidden]
+        if told:
+            raise ConfigError(
+                f"the model learned from {tables.shorten(told)}, which is a label or unit here, or excluded: it may "
+                "know the answer; train it again with branch.exclude naming that column"
+            )
+        missing = [name for name in (*wanted, *categories) if name not in self.features and name not in self.codes]
+        total = len(wanted) + len(categories)
+        if 100 * (total - len(missing)) < MIN_OVERLAP * total:
+            raise ConfigError(
+                f"{len(missing)} of the model's {total} features are missing: {tables.shorten(missing)}; at least "
+                f"{MIN_OVERLAP} % must be there, under the same names"
+            )
+        position = {name: number for number, name in enumerate(self.features)}
+        values = np.full((len(self.values), len(wanted)), np.nan, np.float32)
+        for number, name in enumerate(wanted):
+            if name in position:
+                values[:, number] = self.values[:, position[name]]
+        nothing = np.full(len(values), None, dtype=object)
+        self.codes = {name: self.codes.get(name, nothing) for name in categories}
+        self.features, self.categories = wanted, list(categories)
+        self._set(values)
+        notes = [f"missing features, taken as unknown: {tables.shorten(missing)}"] if missing else []
+        return notes + [note for name in categories if (note := unseen(name, self.codes[name], categories[name]))]
+
+    def fit(self, rows: NDArray[np.int64]) -> State:
+        """Median, mean and deviation of each feature, which ones have gaps, and the categories, on training rows.
+
+        With `sphere` (typical variation normalisation: Ando, McLean and Berndl 2017) mean, deviation and whitening
+        come from the controls of the plates the training rows stand on, or from all controls where no plate is named.
+        """
+        values = self._centred(rows)
+        known = np.isfinite(values)
+        median = np.zeros(values.shape[1], np.float32)
+        some = known.any(0)
+        median[some] = np.nanmedian(np.where(known, values, np.nan)[:, some], axis=0)
+        gap = np.flatnonzero(some & ~known.all(0)).astype(np.int64)
+        levels = [levels_of(codes[rows]) for codes in self.codes.values()]
+        state: State = {
+            "median": median,
+            "gap": gap,
+            "levels": np.frombuffer(json.dumps(levels).encode(), np.uint8).copy(),
+        }
+        if self.cfg.sphere:
+            own = self._control_values(rows)
+            return state | whiten(np.where(np.isfinite(own), own, median), self.cfg.sphere)
+        filled = np.where(known, values, median)
+        std = filled.std(0)
+        return state | {"mean": filled.mean(0), "std": np.where(std > FLAT, std, 1).astype(np.float32)}
+
+    def _centred(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.values[rows] - self.offset[self.plates[0][rows]]
+
+    def _control_values(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        plate, control = self.plates
+        return self._centred(np.flatnonzero(control & np.isin(plate, plate[rows])))
+
+    def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray[np.float32]:
+        """(n, d + gaps + categories): numbers standardised, 1 where one was missing, codes (0 is no known category).
+
+        Augmented rows have features dropped to the mean, categories to unknown, and a little noise.
+        """
+        values = self._centred(rows)
+        known = np.isfinite(values)
+        scaled = (np.where(known, values, state["median"]) - state["mean"]) / state["std"]
+        if "sphere" in state:
+            scaled = scaled @ state["sphere"]
+        if self.cfg.unit_length:
+            length = np.linalg.norm(scaled, axis=1, keepdims=True) / np.sqrt(scaled.shape[1])
+            scaled = scaled / np.maximum(length, FLAT)
+        scaled = np.clip(scaled, -self.cfg.clip, self.cfg.clip)
+        codes = self._codes(rows, state)
+        if augment is not None and augment.strength != "pose":
+            chance = generator(0, *augment.key, "drop").random((len(rows), scaled.shape[1] + codes.shape[1]))
+            lost = chance < DROP[augment.strength]
+            noise = generator(0, *augment.key, "noise").normal(0, NOISE[augment.strength], scaled.shape)
+            scaled = np.where(lost[:, : scaled.shape[1]], 0, scaled + noise)
+            codes = np.where(lost[:, scaled.shape[1] :], 0, codes)
+        return np.concatenate([scaled, ~known[:, state["gap"]], codes], axis=1).astype(np.float32)
+
+    def _codes(self, rows: NDArray[np.int64], state: State) -> NDArray[np.float32]:
+        """(n, categories) number of each row's category, from 1; 0 for missing and unseen ones."""
+        out = np.zeros((len(rows), len(self.codes)), np.float32)
+        for number, (codes, levels) in enumerate(zip(self.codes.values(), read_levels(state), strict=True)):
+            place = {level: at for at, level in enumerate(levels, 1)}
+            out[:, number] = [place.get(value, 0) for value in codes[rows]]
+        return out
+
+    def network(self, name: str, state: State) -> Any:
+        """`mlp-256-128`: hidden widths; `ft-32-2`: width and layers of a feature transformer; `linear`: no layers."""
+        from cellvision.branches.tabular import networks as feature_nets
+
+        counts = tuple(len(levels) for levels in read_levels(state))
+        return feature_nets.build(name, len(state["mean"]), len(state["gap"]), counts, self.cfg.dropout)
+
+    def baselines(self) -> dict[str, Baseline]:
+        """On the table's own values, as they are in the file, categories one by one."""
+
+        def values(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            parts = [self.values[rows]]
+            for codes in self.codes.values():
+                parts.append((codes[rows, None] == np.array(levels_of(codes), dtype=object)).astype(np.float32))
+            return np.concatenate(parts, axis=1)
+
+        return {kind: Baseline(kind, values) for kind in ("logistic", "forest", "boosting")}
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: Path, stamp: tuple[int, int], separator: str | None, decimal: str | None) -> tables.Table:
+    return tables.read(path, separator, decimal)
+
+
+def open_table(path: Path, separator: str | None, decimal: str | None) -> tables.Table:
+    """The table, read once by a process that opens it for one fold after another; nobody changes it."""
+    stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+    return _open(path, stamp, separator, decimal)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Not again by the same process, which may open a table for every fold and arm."""
+    say(text)
+
+
+def is_descriptor(name: str, include: tuple[str, ...] = ()) -> bool:
+    """A column that describes a row (plate, well, file, running number, place), unless a pattern includes it."""
+    return DESCRIPTOR.fullmatch(name) is not None and not any(fnmatch.fnmatchcase(name, part) for part in include)
+
+
+def choose(frame: pd.DataFrame, hidden: set[str | None], cfg: TabularBranch.Config) -> tuple[list[str], list[str]]:
+    """-> the numeric and the categorical features."""
+    categories = [name for name in cfg.categorical if name in frame and name not in hidden]
+    open_to_view = (name for name in frame.select_dtypes("number").columns if name not in {*hidden, *cfg.categorical})
+    features = [str(name) for name in open_to_view if not is_descriptor(str(name), cfg.include)]
+    for name in categories:
+        if (count := frame[name].nunique()) > LEVELS:
+            raise ConfigError(f"column {name!r} has {count} categories, {LEVELS} at most make sense; leave it out")
+    return features, categories
+
+
+def numbers(frame: pd.DataFrame, features: list[str]) -> NDArray[np.float32]:
+    """(n, d); what is missing, infinite or beyond float32 is NaN."""
+    values = frame[features].to_numpy(np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):
+        small = values.astype(np.float32)
+    return np.where(np.isfinite(small), small, np.float32(np.nan))
+
+
+def items_of(
+    frame: pd.DataFrame, features: list[str], cfg: TabularBranch.Config, content: str, notes: list[str]
+) -> Items:
+    """The rows as items, with every column that is no feature."""
+    import pandas as pd
+
+    rest = frame.drop(columns=features)
+    for name in rest.select_dtypes("float"):
+        rest[name] = words(rest[name])  # so that labels 1 and 2 beside a gap are not called 1.0 and 2.0
+    numbered = [f"row{number:06d}" for number in range(len(frame))]
+    rest["item_id"] = frame["item_id"].astype(str) if "item_id" in frame else numbered
+    rest["source_id"] = rest["item_id"]
+    rest["source_hash"] = [str(value) for value in pd.util.hash_pandas_object(frame, index=False)]
+    rest["unit"] = words(frame["unit"]) if "unit" in frame else None  # rows are not independent by themselves
+    group = cfg.group or "group"
+    rest["group"] = pd.Series(words(frame[group])).fillna("unknown") if group in frame else "all"
+    return Items(rest, content, no_missed(), facts={"notes": notes})
+
+
+def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(n,) number of each row's plate, and whether it is a control."""
+    plate = np.unique(frame[cfg.plate].astype(str), return_inverse=True)[1] if cfg.plate else np.zeros(len(frame), int)
+    if not cfg.controls:
+        if cfg.plate or cfg.sphere:
+            raise ConfigError("branch.plate and branch.sphere need branch.controls, such as Metadata_moa=DMSO")
+        return plate, np.zeros(len(frame), bool)
+    column, equals, value = cfg.controls.partition("=")
+    if not equals:
+        raise ConfigError(f"branch.controls wants COLUMN=VALUE, got {cfg.controls!r}")
+    control = words(frame[column]) == value
+    bare = np.setdiff1d(plate, plate[control])
+    if cfg.plate and len(bare):
+        first = frame[cfg.plate].iloc[int(np.flatnonzero(plate == bare[0])[0])]
+        raise ConfigError(f"{len(bare)} plates have no control ({cfg.controls}), such as {first!r}")
+    if not control.any():
+        raise ConfigError(f"no row is a control ({cfg.controls})")
+    return plate.astype(np.int64), control
+
+
+def _part(controls: str | None) -> str | None:
+    return controls.partition("=")[0] if controls else None
+
+
+def whiten(controls: NDArray[np.float32], ridge: float) -> State:
+    """(n, d) controls -> mean, deviation, and the symmetric (d, d) map after which they vary alike everywhere.
+
+    The ridge is in units of a standardised feature's variance; it keeps directions without variation from exploding.
+    """
+    mean, std = controls.mean(0, dtype=np.float64), controls.std(0, dtype=np.float64)
+    std = np.where(std > FLAT, std, 1)
+    scaled = (controls - mean) / std
+    value, vector = np.linalg.eigh(scaled.T @ scaled / len(scaled))
+    sphere = (vector / np.sqrt(np.maximum(value, 0) + ridge)) @ vector.T
+    return {"mean": mean.astype(np.float32), "std": std.astype(np.float32), "sphere": sphere.astype(np.float32)}
+
+
+def words(column: pd.Series) -> NDArray:
+    """(n,) text, whole numbers without a point, None where it is missing."""
+    import pandas as pd
+
+    known = column.notna().to_numpy()
+    values = column.astype(object).to_numpy()
+    whole = pd.api.types.is_float_dtype(column)
+    out = np.full(len(values), None, dtype=object)
+    out[known] = [str(int(value)) if whole and float(value).is_integer() else str(value) for value in values[known]]
+    return out
+
+
+def levels_of(codes: NDArray) -> list[str]:
+    return sorted({code for code in codes if code is not None})
+
+
+def read_levels(state: State) -> list[list[str]]:
+    """The categories of each categorical feature, as `fit` found them."""
+    return list(json.loads(np.asarray(state["levels"], np.uint8).tobytes() or b"[]"))
+
+
+def unseen(name: str, codes: NDArray, levels: list[str]) -> str | None:
+    """A note on rows with categories that the model does not know."""
+    new = [code for code in codes if code is not None and code not in set(levels)]
+    if not new:
+        return None
+    return f"column {name!r}: {len(new)} rows hold categories never seen ({tables.shorten(sorted(set(new)))})"

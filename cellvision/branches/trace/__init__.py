@@ -1,0 +1,1 @@
+"""Time traces of cells."""

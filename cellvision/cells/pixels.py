@@ -1,0 +1,48 @@
+"""From a file to the pixels a segmenter sees: the one way, for segment, train_segmenter and export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core.config import StageModel, option
+from cellvision.io.images.intensity import intensity_range, to_uint8
+from cellvision.io.images.reader import Image, ImageError, Limits, Reason, read_image
+from cellvision.io.rawfolder import Entry
+
+if TYPE_CHECKING:
+    pass
+
+GREY_OR_RGB = (1, 3)
+
+
+class ReadConfig(StageModel):
+    """How image files become pixels."""
+
+    frames: Literal["auto", "first", "max", "mean"] = option(
+        "auto", "planes of a stack: auto is max over z, first of t"
+    )
+    channels: tuple[int, ...] | None = option(
+        None, "channels to keep, counted from 0; needed where there are 2 or 4 and more"
+    )
+    max_megapixels: float = option(64, "larger images are refused before they are decoded")
+    follow_symlinks: bool = option(False, "also read links that leave the raw folder")
+
+
+def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> (H, W, 1 or 3); other numbers of channels are averaged."""
+    return pixels if pixels.shape[2] in GREY_OR_RGB else pixels.mean(2, keepdims=True).astype(np.uint8)
+
+
+def load_pixels(entry: Entry, cfg: ReadConfig) -> tuple[Image, NDArray[np.uint8]]:
+    """An image and its (H, W, C) uint8 pixels on its own recorded intensity range. Raises ImageError."""
+    limits = Limits(max_megapixels=cfg.max_megapixels)
+    image = read_image(entry.path, frames=cfg.frames, channels=cfg.channels, limits=limits)
+    if image.sha256 != entry.sha256:
+        raise ImageError(Reason.E_CHANGED, "the file changed after the folder was listed; run again when it is at rest")
+    channels = image.pixels.shape[2]
+    if cfg.channels is None and channels not in GREY_OR_RGB:
+        raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")
+    return image, to_uint8(image.pixels, intensity_range(image.pixels))

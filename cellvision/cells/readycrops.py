@@ -1,0 +1,136 @@
+"""Ready single-cell crops with a metadata table -> the same artifacts as a segmented folder, without masks to find.
+
+The metadata CSV has a column `image` (path under the crops folder) and `label` (the crop's true label); every other
+column is kept. The mask of a ready crop is all of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.cells import crop, cropstore
+from cellvision.core import files
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.core.progress import track
+from cellvision.executors import local
+from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
+from cellvision.io.images.reader import ImageError, Reason, read_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 64  # files a task
+
+
+def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
+    """One row a crop, sorted by image. ConfigError for missing columns or an image named twice."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(metadata, dtype=str, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {metadata}: {' '.join(str(error).split())}") from None
+    missing = [name for name in ("image", "label", unit) if name and name not in table]
+    if missing:
+        raise ConfigError(f"{metadata} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
+    repeated = table["image"][table["image"].duplicated()]
+    if len(repeated):
+        raise ConfigError(f"{metadata} names the image {repeated.iloc[0]!r} more than once")
+    return table.sort_values("image", ignore_index=True)
+
+
+def load(task: tuple[Path, list[str]]) -> list[dict[str, Any]]:
+    """Decode some crops; a file that cannot be read becomes a row with its reason and no pixels."""
+    folder, names = task
+    root = folder.resolve()
+    found = []
+    for name in names:
+        path = folder / name
+        row: dict[str, Any] = {"path": name, "status": "ok", "reason": str(Reason.OK), "note": "", "pixels": None}
+        try:
+            if root not in path.resolve().parents:
+                raise ImageError(Reason.E_UNSAFE, "lies outside the crops folder")
+            image = read_image(path)
+            pixels = to_uint8(image.pixels, intensity_range(image.pixels))
+            row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
+        except ImageError as error:
+            row |= {"status": "skipped", "reason": str(error.reason), "note": str(error)}
+        found.append(row)
+    return found
+
+
+def gather(
+    folder: Path, table: pd.DataFrame, unit: str | None, max_size: int, workers: int, out: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write crops/ and geometry.json; -> the images and the cells table."""
+    import pandas as pd
+
+    names = table["image"].tolist()
+    tasks = [(folder, names[start : start + CHUNK]) for start in range(0, len(names), CHUNK)]
+    parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks))
+    rows = [row for part in parts for row in part]
+    good = [row for row in rows if row["status"] == "ok"]
+    if not good:
+        raise NoUsableInput(f"none of the {len(rows)} crops can be read; the first: {rows[0]['note']}")
+    size = min(max_size, max(max(row["pixels"].shape[:2]) for row in good))
+    channels = max(row["pixels"].shape[2] for row in good)
+    cells = describe(good, table.set_index("image"), unit, size)
+    shape = (size, size, channels + 1)
+    cropstore.pack_crops((place(row["pixels"], size, channels)[None] for row in good), out / "crops", len(good), shape)
+    files.write_json(out / "geometry.json", {"size": size, "scale": 1.0, "context": 0.0, "channels": channels})
+    images = pd.DataFrame([{key: value for key, value in row.items() if key != "pixels"} for row in rows])
+    images = images.assign(
+        group=[group_of(name) for name in images["path"]], n_cells=(images["status"] == "ok").astype(int)
+    )
+    return images.assign(image_id=images["path"], n_dropped=0), cells
+
+
+def describe(good: list[dict[str, Any]], metadata: pd.DataFrame, unit: str | None, size: int) -> pd.DataFrame:
+    """The cells table of ready crops: the unit is the source they were cut from."""
+    import pandas as pd
+
+    own = metadata.loc[[row["path"] for row in good]].reset_index()
+    sides = np.array([row["pixels"].shape[:2] for row in good])
+    position = np.arange(len(good))
+    source = own[unit].astype(str) if unit else own["image"]
+    cells = pd.DataFrame({
+        "item_id": own["image"], "source_id": source, "unit": source,
+        "source_hash": [row["pixel_hash"] for row in good],
+        "group": own["group"] if "group" in own else [group_of(name) for name in own["image"]], "path": own["image"],
+        "y": sides[:, 0] / 2, "x": sides[:, 1] / 2, "area_px": sides.prod(1), "touches_border": False,
+        "scale": np.minimum(1, size / sides.max(1)).astype(np.float32),
+        "crop_shard": position // cropstore.SHARD_ROWS, "crop_row": position % cropstore.SHARD_ROWS,
+        "annotation": own["label"],
+    })  # fmt: skip
+    kept = [name for name in own.columns if name not in cells and name not in ("image", "label")]
+    return pd.concat([cells, own[kept]], axis=1)
+
+
+def group_of(name: str) -> str:
+    return name.split("/", 1)[0] if "/" in name else "crops"
+
+
+def place(pixels: NDArray[np.uint8], size: int, channels: int) -> NDArray[np.uint8]:
+    """(h, w, c) uint8 -> (size, size, channels+1) uint8, the last channel its mask: what the picture covers.
+
+    It stands in the middle, surrounded by its median colour, and is shrunk only where it is larger than `size` px; grey
+    is repeated over the channels.
+    """
+    import pandas as pd
+
+    if pixels.shape[2] < channels:
+        pixels = np.repeat(pixels[..., :1], channels, axis=2)
+    height, width = pixels.shape[:2]
+    whole = {
+        "y0": [0],
+        "x0": [0],
+        "y1": [height],
+        "x1": [width],
+        "mask_label": [1],
+        "scale": [min(1.0, size / max(height, width))],
+    }
+    return crop.cut(pixels, np.ones((height, width), np.int32), pd.DataFrame(whole), size)[0]

@@ -1,0 +1,122 @@
+"""Plain models on plain features, fitted on training units: what every network has to beat."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import files
+from cellvision.core.rng import generator, torch_seed
+from cellvision.evidence import scoring
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellvision.branches import Baseline
+    from cellvision.evidence.problem import Supervised
+
+INFLATION_ITEMS = 4000  # items the item-random comparison is made on
+
+
+def estimator(kind: str, seed: int, threads: int | None = None) -> Any:
+    """Balanced: `logistic` and `ridge`, standardised; `forest` of 500 trees; `boosting` of trees by histograms."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fill = SimpleImputer(strategy="median", keep_empty_features=True)
+    if kind == "logistic":
+        return make_pipeline(fill, StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
+    if kind == "boosting":
+        return make_pipeline(HistGradientBoostingClassifier(class_weight="balanced", random_state=seed % 2**32))
+    if kind == "ridge":
+        return make_pipeline(fill, StandardScaler(), ridge())
+    settings = {"class_weight": "balanced", "min_samples_leaf": 5, "n_jobs": threads or -1}
+    return make_pipeline(fill, RandomForestClassifier(500, random_state=seed % 2**32, **settings))
+
+
+def ridge() -> Any:
+    """Ridge classifier that chooses its penalty by leave-one-out; probabilities are the softmax of its scores."""
+    from scipy.special import softmax
+    from sklearn.linear_model import RidgeClassifierCV
+
+    class Ridge(RidgeClassifierCV):
+        def predict_proba(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+            scores = self.decision_function(features)
+            return softmax(scores if scores.ndim == 2 else np.stack([-scores, scores], 1), axis=1)
+
+    return Ridge(np.logspace(-3, 3, 10), class_weight="balanced")
+
+
+def fit_predict(
+    model: Any, train: NDArray[np.float32], label: NDArray[np.int64], test: NDArray[np.float32], classes: int
+) -> NDArray[np.float64]:
+    """(n, d), (n,) labels, (m, d) -> (m, classes) probabilities; a class without training rows gets zeros."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # convergence of a baseline is bounded on purpose
+        model.fit(np.where(np.isfinite(train), train, np.nan), label)
+    out = np.zeros((len(test), classes))
+    out[:, model[-1].classes_] = model.predict_proba(np.where(np.isfinite(test), test, np.nan))
+    return out
+
+
+def write_all(problem: Supervised, out: Path, threads: int | None) -> dict[str, Path]:
+    """name -> file with the scored rows of each plain baseline of the branch; one that is there is kept."""
+    found = {}
+    for name, baseline in problem.branch.baselines().items():
+        found[name] = out / f"baseline-{name}.parquet"
+        if not found[name].exists():
+            files.write_parquet(found[name], scored_rows(problem, name, baseline, threads))
+    return found
+
+
+def scored_rows(problem: Supervised, name: str, baseline: Baseline, threads: int | None) -> pd.DataFrame:
+    """Fit on training units and predict the rest, fold by fold."""
+    import pandas as pd
+
+    target = problem.target
+    every = np.flatnonzero(target.label >= 0)
+    known = baseline.features(every)
+    features = np.zeros((len(target.label), known.shape[1]), np.float32)
+    features[every] = known
+    parts = []
+    for fold in problem.folds:
+        train, test = problem.train_rows(fold), problem.test_rows(fold)
+        model = estimator(baseline.estimator, torch_seed(problem.seed, name, fold), threads)
+        probability = fit_predict(model, features[train], target.label[train], features[test], len(target.classes))
+        parts.append(scoring.predictions(problem.identity(test), probability, target.classes, target.text(test)))
+    items = pd.concat(parts, ignore_index=True)
+    return scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
+
+
+def inflation_rows(problem: Supervised) -> NDArray[np.int64]:
+    """Labelled items of tested folds, a sample of INFLATION_ITEMS where there are more."""
+    rows = np.flatnonzero((problem.target.label >= 0) & (problem.fold >= 0))
+    return np.sort(generator(problem.seed, "inflation").permutation(rows)[:INFLATION_ITEMS])
+
+
+def inflation(problem: Supervised, rows: NDArray[np.int64], features: NDArray[np.float32]) -> dict[str, float]:
+    """One linear probe on frozen features, tested on unseen units and on random items: the gap is the inflation.
+
+    features: (len(rows), d). Both scores are balanced accuracies over items.
+    """
+    label = problem.target.label[rows]
+    rng = generator(problem.seed, "item-random folds")
+    random_folds = rng.permutation(np.arange(len(rows)) % max(len(problem.folds), 2))
+    found: dict[str, float] = {"probe_items": len(rows)}
+    for name, fold in (("probe_unit_out", problem.fold[rows]), ("probe_item_random", random_folds)):
+        hit = np.zeros(len(rows), bool)
+        for number in np.unique(fold):
+            train, test = fold != number, fold == number
+            if len(np.unique(label[train])) > 1:
+                model = estimator("logistic", 0)
+                guess = fit_predict(model, features[train], label[train], features[test], len(problem.target.classes))
+                hit[test] = guess.argmax(1) == label[test]
+        found[name] = float(np.mean([hit[label == number].mean() for number in np.unique(label)]))
+    return found

@@ -1,0 +1,122 @@
+"""From predictions to numbers: every score at the level where its label is true, with units and an interval.
+
+Scored rows are what is compared: one row a source or an item, with key, unit, truth and predicted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.evidence import intervals, metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellvision.evidence.problem import Supervised
+    from cellvision.evidence.targets import Target
+
+PROBABILITY = "p_"
+
+
+def predictions(
+    table: pd.DataFrame, probability: NDArray[np.float64], classes: tuple[str, ...], truth: NDArray | None
+) -> pd.DataFrame:
+    """Identity columns, truth, predicted, and a probability per class."""
+    guess = np.array(classes, dtype=object)[probability.argmax(1)] if len(probability) else np.array([], dtype=object)
+    columns = {f"{PROBABILITY}{name}": probability[:, number].astype(np.float32) for number, name in enumerate(classes)}
+    known = {} if truth is None else {"truth": truth}
+    return table.reset_index(drop=True).assign(**known, predicted=guess, **columns)
+
+
+def of_sources(items: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Item predictions -> source predictions: the mean probability of a source's items."""
+    columns = [f"{PROBABILITY}{name}" for name in classes]
+    first = {name: "first" for name in ("unit", "fold", "truth") if name in items}
+    mean = items.groupby("source_id", as_index=False).agg(first | dict.fromkeys(columns, "mean"))
+    return mean.assign(predicted=np.array(classes, dtype=object)[mean[columns].to_numpy().argmax(1)])
+
+
+def scored_rows(problem: Supervised, items: pd.DataFrame, sources: pd.DataFrame) -> pd.DataFrame:
+    """What counts for a target: its sources, or its items and the annotations that no item answers to (wrong).
+
+    Classes with fewer than two units in all cannot be evaluated and are left out.
+    """
+    import pandas as pd
+
+    if problem.target.level == "source":
+        rows = sources.assign(key=sources["source_id"])
+    else:
+        lost = problem.missed().rename(columns={"label": "truth"}).assign(predicted="")
+        rows = pd.concat([items.assign(key=items["item_id"]), lost])
+    rows = rows[rows["truth"].isin(problem.evaluated())]
+    return rows[["key", "unit", "truth", "predicted"]].reset_index(drop=True)
+
+
+def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
+    """Flat scores: balanced accuracy and accuracy at the target's level, agreement of items with a source's label."""
+    import pandas as pd
+
+    hit = (scored["truth"] == scored["predicted"]).to_numpy()
+    unit, truth = scored["unit"].to_numpy(str), scored["truth"].to_numpy(str)
+    found: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(set(truth))}
+    found |= intervals.balanced_accuracy(unit, truth, hit).flat("balanced_accuracy")
+    found["macro_f1"] = metrics.macro_f1(truth, scored["predicted"].to_numpy(str))
+    found["chance"] = 1 / max(1, len(set(truth)))
+    found |= {
+        f"recall_{name}": value for name, value in metrics.recalls(truth, scored["predicted"].to_numpy(str)).items()
+    }
+    if target.ordered:
+        found |= absolute_error(scored).flat("mean_absolute_error")
+    by_unit = pd.Series(hit).groupby(unit).mean()
+    if target.level == "source":
+        found |= intervals.exact_binomial(int((by_unit > 0.5).sum()), len(by_unit)).flat("accuracy")
+        agree = (items["truth"] == items["predicted"]).to_numpy()
+        found |= intervals.balanced_accuracy(items["unit"].to_numpy(str), items["truth"].to_numpy(str), agree).flat(
+            "agreement"
+        )
+        found |= cells_against_annotations(target, items)
+    else:
+        found["matched_only"] = metrics.balanced_accuracy(
+            items["truth"].to_numpy(str), items["predicted"].to_numpy(str)
+        )
+        found["missed"] = int((scored["predicted"] == "").sum())
+    probability = items[[f"{PROBABILITY}{name}" for name in target.classes]].to_numpy(float)
+    right = (items["truth"] == items["predicted"]).to_numpy()
+    found["auc_items"] = metrics.auc(items["truth"].to_numpy(str), probability, list(target.classes))
+    found["calibration_error_items"] = metrics.calibration_error(right, probability.max(1))
+    return found
+
+
+def absolute_error(scored: pd.DataFrame) -> intervals.Interval:
+    """Mean distance of prediction and label, both numbers, over the rows that have a prediction."""
+    rows = scored[scored["predicted"] != ""]
+    error = np.abs(rows["truth"].astype(float) - rows["predicted"].astype(float)).to_numpy()
+    return intervals.mean(rows["unit"].to_numpy(str), error)
+
+
+def cells_against_annotations(target: Target, items: pd.DataFrame) -> dict[str, Any]:
+    """Where cells carry a true label: how often the source's label is true of its cells, and how often the model is."""
+    if "annotation" not in items or not items["annotation"].isin(target.classes).any():
+        return {}
+    known = items[items["annotation"].notna()]
+    inside = known[known["annotation"].isin(target.classes)]
+    hit = (inside["annotation"] == inside["predicted"]).to_numpy()
+    scored = intervals.balanced_accuracy(inside["unit"].to_numpy(str), inside["annotation"].to_numpy(str), hit)
+    purity = float((known["annotation"] == known["truth"]).mean())
+    return {"cells_annotated": len(known), "purity": purity, **scored.flat("cell_accuracy")}
+
+
+def against(name: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float | int]:
+    """A baseline's balanced accuracy, and how far the scored rows are above it, paired over units."""
+    value = metrics.balanced_accuracy(baseline["truth"].to_numpy(str), baseline["predicted"].to_numpy(str))
+    return {f"baseline_{name}": value, **compare(scored, baseline).flat(f"above_{name}")}
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:
+    """Balanced accuracy of a minus b on the rows both have, paired over units."""
+    both = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
+    hits = [(both["truth"] == both[f"predicted_{side}"]).to_numpy() for side in "ab"]
+    return intervals.paired_difference(both["unit"].to_numpy(str), both["truth"].to_numpy(str), *hits)

@@ -1,0 +1,1 @@
+"""Where work units run: the processes of this machine."""

@@ -1,0 +1,1 @@
+"""The one image reader: bytes of any kind -> (H, W, C) pixels, or a reason why not."""

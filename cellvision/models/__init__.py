@@ -1,0 +1,1 @@
+"""What is fitted: encoders, classifiers, graphs, and how they are fitted."""

@@ -1,0 +1,77 @@
+"""A classifier: encoder, standardised features, head. As a bundle on disk it predicts on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellvision.core import files
+from cellvision.io import tensorfiles
+from cellvision.models import encoders
+from cellvision.models.encoders import Trained
+
+if TYPE_CHECKING:
+    from cellvision.strategies import Strategy
+
+HEAD = "head."
+
+
+class Head(nn.Module):
+    """A strategy's head on features that are standardised with training statistics."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, inner: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("std", torch.ones(num_features))
+
+    def standardise(self, features: NDArray[np.float32]) -> None:
+        """Fit on the training features."""
+        self.mean.copy_(torch.from_numpy(features.mean(0)))
+        self.std.copy_(torch.from_numpy(np.maximum(features.std(0), 1e-4)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features.float() - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """Encoder and head, trained together."""
+
+    def __init__(self, encoder: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+
+def head_probabilities(
+    strategy: Strategy, head: Head, features: NDArray[np.float32], bag: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, d) features, (n,) bags from 0 -> item (n, k) and bag (b, k) probabilities."""
+    head.eval()
+    device = head.mean.device
+    with torch.inference_mode():
+        normal = head(torch.from_numpy(features).to(device))
+        item, pooled = strategy.predict(head.inner, normal, torch.from_numpy(bag).to(device))
+    return item.double().cpu().numpy(), pooled.double().cpu().numpy()
+
+
+def save(folder: Path, model: Classifier, trained: Trained, facts: dict[str, Any], bundle: dict[str, Any]) -> None:
+    """Write the bundle: encoder files with the head's tensors, and bundle.json (classes, strategy, branch)."""
+    head = {f"{HEAD}{key}": value for key, value in model.head.state_dict().items()}
+    encoders.save(folder, model.encoder, trained.state, facts, head)
+    files.write_json(folder / "bundle.json", bundle)
+
+
+def load_head(folder: Path, strategy: Strategy, num_features: int, classes: int) -> Head:
+    head = Head(strategy.head(num_features, classes), num_features)
+    tensors = tensorfiles.read(folder / "weights.safetensors")[0]
+    own = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
+    tensorfiles.load_into(head, own, str(folder))
+    return head

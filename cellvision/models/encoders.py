@@ -1,0 +1,160 @@
+"""Encoders: timm networks behind a fixed normalisation, their files, and what each of them has seen.
+
+An encoder on disk is a folder with weights.safetensors and encoder.json (network, branch, schema, the hashes of the
+sources it saw, licence). Nothing pickled is written or read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellvision.branches.image.networks import Normalised
+from cellvision.core import files
+from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.io import tensorfiles
+from cellvision.training.device import autocast, device_of
+
+if TYPE_CHECKING:
+    from cellvision.branches import Augment, Branch, State
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+PICKLED = {".pt", ".pth", ".ckpt", ".pkl", ".joblib", ".bin"}
+CHUNK = 256  # items embedded at once
+STATE = "state."  # prefix of the fitted preprocessing among the tensors
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network ready for items, and where its weights come from."""
+
+    module: nn.Module
+    name: str
+    state: State
+    origin: str
+    seen: frozenset[str] = frozenset()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return int(self.module.num_features)  # type: ignore[arg-type]
+
+    def checksum(self) -> list[Any]:
+        """What tells these weights and this preprocessing from others."""
+        import hashlib
+
+        total = hashlib.sha256()
+        for key, value in sorted(self.module.state_dict().items()):
+            total.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return [self.name, total.hexdigest()]
+
+
+def describe(spec: str) -> str:
+    """What an --encoder text stands for: its content hash or its name, to be part of a fingerprint."""
+    folder = find(spec)
+    if folder:
+        return files.sha256_file(folder / "weights.safetensors")[:32]
+    name, at, source = spec.partition("@")
+    return f"{name}@{files.sha256_file(Path(source))[:32]}" if at and Path(source).is_file() else spec
+
+
+def find(spec: str) -> Path | None:
+    """The folder behind the name of an embedded encoder, a run or an encoder folder; None for other texts."""
+    for folder in (WEIGHTS / spec, Path(spec), Path(spec) / "encoder", Path(spec) / "model"):
+        if (folder / "encoder.json").is_file():
+            return folder
+    return None
+
+
+def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Trained:
+    """`--encoder`: a network's name (random weights), NAME@imagenet, NAME@FILE, an embedded name, or a run.
+
+    rows are the training rows, for preprocessing that is fitted; a trained encoder brings its own.
+    """
+    folder = find(spec)
+    if folder:
+        return load(folder, branch)
+    if Path(spec).suffix in PICKLED | {".safetensors"} and "@" not in spec:
+        _refuse_pickled(Path(spec))
+        raise ConfigError(f"say which network the weights in {spec} belong to: NAME@{spec}")
+    name, _, source = spec.partition("@")
+    state = branch.fit(rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = branch.network(spec if source == "imagenet" else name, state)
+    if source in ("", "imagenet"):
+        return Trained(module, name, state, "ImageNet weights from timm" if source else "random weights")
+    _refuse_pickled(Path(source))
+    weights = tensorfiles.read(Path(source))[0]
+    weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "head.", "classifier."))}
+    target = module.backbone if isinstance(module, Normalised) else module
+    tensorfiles.load_into(target, weights, source)
+    return Trained(module, name, state, f"weights from {Path(source).name}")
+
+
+def _refuse_pickled(path: Path) -> None:
+    if path.suffix in PICKLED:
+        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; convert it to safetensors")
+
+
+def save(
+    folder: Path, module: nn.Module, state: State, facts: Mapping[str, Any], extra: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write weights.safetensors (network, fitted state, extra tensors) and encoder.json."""
+    tensors = {f"network.{key}": value for key, value in module.state_dict().items()}
+    tensors |= {f"{STATE}{key}": torch.as_tensor(np.asarray(value)) for key, value in state.items()}
+    tensorfiles.write(folder / "weights.safetensors", {**tensors, **(extra or {})})
+    files.write_json(folder / "encoder.json", {"schema_version": 1, **facts})
+
+
+def load(folder: Path, branch: Branch) -> Trained:
+    """Read what `save` wrote and check it against the branch's items."""
+    facts = files.read_json(folder / "encoder.json")
+    if facts.get("schema_version") != 1:
+        raise ConfigError(
+            f"{folder} was written by another version of cellvision (schema {facts.get('schema_version')})"
+        )
+    if facts["branch"] != branch.cfg.name:
+        raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
+    branch.check(facts["schema"])
+    tensors = tensorfiles.read(folder / "weights.safetensors")[0]
+    state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
+    module = branch.network(facts["network"], state)
+    own = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    tensorfiles.load_into(module, own, str(folder))
+    return Trained(module, facts["network"], state, facts["origin"], frozenset(facts["seen"]), facts)
+
+
+def last_layer(module: nn.Module) -> set[str]:
+    """Names of the parameters of the last block: what `--tune last` trains."""
+    backbone, prefix = (module.backbone, "backbone.") if isinstance(module, Normalised) else (module, "")
+    if hasattr(backbone, "group_matcher"):
+        from timm.models import group_parameters
+
+        layers = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
+        return {prefix + name for name, layer in layers.items() if layer == max(layers.values())}
+    names = [name for name, _ in module.named_parameters()]
+    last = names[-1].rsplit(".", 1)[0]
+    return {name for name in names if name.rsplit(".", 1)[0] == last}
+
+
+def embed(
+    module: nn.Module, branch: Branch, state: State, rows: NDArray[np.int64], augment: Augment | None = None
+) -> NDArray[np.float32]:
+    """(n,) rows -> (n, num_features) float32, in evaluation mode, so that no item depends on its batch mates."""
+    module.eval()
+    device = device_of(module)
+    out = np.empty((len(rows), int(module.num_features)), np.float32)  # type: ignore[arg-type]
+    with torch.inference_mode(), autocast(module, "auto"):
+        for start in range(0, len(rows), CHUNK):
+            chunk = torch.from_numpy(branch.batch(rows[start : start + CHUNK], state, augment)).to(device)
+            out[start : start + CHUNK] = module(chunk).float().cpu().numpy()
+    return out

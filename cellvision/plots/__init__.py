@@ -1,0 +1,1 @@
+"""Every picture; matplotlib has its home here."""

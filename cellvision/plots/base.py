@@ -1,0 +1,44 @@
+"""Pictures: previews of masks, sheets of crops, curves, confusion matrices and intervals. matplotlib lives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellvision.core import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
+    """A figure without a window system, so that nothing depends on a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    FigureCanvasAgg(made)
+    return made, made.subplots(**settings)
+
+
+def save(made: Figure, target: Path | BinaryIO) -> None:
+    """Write a PNG to a file, atomically, or into a buffer."""
+    if isinstance(target, Path):
+        with files.atomic(target) as temporary:
+            made.savefig(temporary, format="png", metadata={"Software": None})
+    else:
+        made.savefig(target, format="png", metadata={"Software": None})
+
+
+def save_pixels(target: BinaryIO, pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(target, format="PNG")
+
+
+def plain(text: Any) -> str:
+    """Text that matplotlib's math mode leaves alone."""
+    return str(text).replace("$", r"\$")

@@ -1,0 +1,1 @@
+"""The embedded Cellpose network: segmenter, network, training, dynamics."""
