@@ -54,11 +54,33 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Represent, connect, cluster, project, describe."""
-    import pandas as pd
-
     from cellvision.models import encoders, neighbours
-    from cellvision.plots.points import histograms, projection
 
+    branch = open_items(cfg)
+    inputs = {"items": branch.items.content, "encoder": encoders.describe(cfg.encoder or "principal components")}
+    with RunDir.claim(out, "cluster", cfg, inputs, REVISION) as claimed:
+        if not claimed.done:
+            state, points, share = represent(cfg, branch)
+            graph = neighbours.neighbour_graph(points, cfg.neighbours)
+            cluster, how = neighbours.communities(graph, cfg.method, cfg.resolution, derive(cfg.seed, "clusters"))
+            write_clusters(cfg, branch, points, cluster, out)
+            if cfg.markers and state is not None:
+                describe(cfg, branch, state, cluster, out)
+            metrics = {
+                "items": len(points), "clusters": int(cluster.max()) + 1, "method": how, "features": points.shape[1],
+            }  # fmt: skip
+            metrics |= {"variance_explained": share} if share is not None else {}
+            metrics |= facts_of(branch) | stability(cfg, graph, points, cluster)
+            if cfg.target:
+                metrics |= compared(branch, cfg.target, cluster)
+            if state is not None and "genes" in state:
+                metrics |= write_genes(branch, state, out)
+            claimed.finish(metrics)
+    report_to_person(cfg, out)
+
+
+def open_items(cfg: Config) -> Branch:
+    """The branch of the items. ConfigError for a column that is not there, NoUsableInput for fewer than four items."""
     reserved = tuple(filter(None, (cfg.target, cfg.unit)))
     branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     table = branch.items.table
@@ -67,49 +89,58 @@ def run(cfg: Config, out: Path) -> None:
             raise ConfigError(f"no column {name!r}; columns: {', '.join(table.columns)}")
     if len(table) < 4:
         raise NoUsableInput(f"{len(table)} items are too few to cluster")
-    inputs = {"items": branch.items.content, "encoder": encoders.describe(cfg.encoder or "principal components")}
-    with RunDir.claim(out, "cluster", cfg, inputs, REVISION) as claimed:
-        if not claimed.done:
-            state, points, share = represent(cfg, branch)
-            graph = neighbours.neighbour_graph(points, cfg.neighbours)
-            cluster, how = neighbours.communities(graph, cfg.method, cfg.resolution, derive(cfg.seed, "clusters"))
-            labelled = table[["item_id"]].assign(cluster=cluster)
-            quality = [name for name in ("qc_total", "qc_genes", "qc_mito") if name in table]
-            files.write_csv(out / "clusters.csv", labelled.join(table[quality]))
-            shown = {"cluster": cluster} | {name: table[name].to_numpy(str) for name in reserved}
-            made = labelled.copy()
-            for name in cfg.projections:
-                made[[f"{name}_1", f"{name}_2"]] = neighbours.project(points, name, torch_seed(cfg.seed, name))
-                projection(made[[f"{name}_1", f"{name}_2"]].to_numpy(), shown, name, out / f"{name}.png")
-            files.write_parquet(out / "projection.parquet", made)
-            if quality:
-                histograms(table[quality], out / "quality.png")
-            if cfg.markers and state is not None:
-                describe(cfg, branch, state, cluster, out)
-            found = {
-                "items": len(table),
-                "clusters": int(cluster.max()) + 1,
-                "method": how,
-                "features": points.shape[1],
-            }
-            found |= {"variance_explained": share} if share is not None else {}
-            found |= {key: value for key, value in branch.items.facts.items() if key in ("kind", "notes", "read")}
-            found |= {
-                f"{when}_{key}": value
-                for when in ("sparsity_before", "sparsity_after")
-                for key, value in branch.items.facts.get(when, {}).items()
-            }
-            found |= stability(cfg, graph, points, cluster)
-            if cfg.target:
-                known = table[cfg.target].notna().to_numpy()
-                truth = table.loc[known, cfg.target].to_numpy(str)
-                found |= {"ari": neighbours.agreement(truth, cluster[known]), "stamps": list(branch.items.stamps)}
-            if state is not None and "genes" in state:
-                found["genes"] = len(state["genes"])
-                names = pd.Series(feature_names(branch, state), name="gene")
-                files.write_csv(out / "genes.csv", names.to_frame())
-            claimed.finish(found)
-    report_to_person(cfg, out)
+    return branch
+
+
+def write_clusters(cfg: Config, branch: Branch, points: NDArray[np.float32], cluster: NDArray, out: Path) -> None:
+    """clusters.csv, projection.parquet, a picture for each projection, and quality.png.
+
+    points: (n, d) features; cluster: (n,) numbers from 0.
+    """
+    from cellvision.models import neighbours
+    from cellvision.plots.points import histograms, projection
+
+    table = branch.items.table
+    labelled = table[["item_id"]].assign(cluster=cluster)
+    quality = [name for name in ("qc_total", "qc_genes", "qc_mito") if name in table]
+    files.write_csv(out / "clusters.csv", labelled.join(table[quality]))
+    shown = {"cluster": cluster} | {name: table[name].to_numpy(str) for name in (cfg.target, cfg.unit) if name}
+    for name in cfg.projections:
+        plane = [f"{name}_1", f"{name}_2"]
+        labelled[plane] = neighbours.project(points, name, torch_seed(cfg.seed, name))
+        projection(labelled[plane].to_numpy(), shown, name, out / f"{name}.png")
+    files.write_parquet(out / "projection.parquet", labelled)
+    if quality:
+        histograms(table[quality], out / "quality.png")
+
+
+def facts_of(branch: Branch) -> dict[str, Any]:
+    """What reading the items has found, flat."""
+    facts = branch.items.facts
+    kept: dict[str, Any] = {key: facts[key] for key in ("kind", "notes", "read") if key in facts}
+    for when in ("sparsity_before", "sparsity_after"):
+        kept |= {f"{when}_{key}": value for key, value in facts.get(when, {}).items()}
+    return kept
+
+
+def compared(branch: Branch, target: str, cluster: NDArray) -> dict[str, Any]:
+    """(n,) clusters -> their adjusted Rand index with the labels of a column."""
+    from cellvision.models import neighbours
+
+    label = branch.items.table[target]
+    known = label.notna().to_numpy()
+    return {
+        "ari": neighbours.agreement(label[known].to_numpy(str), cluster[known]),
+        "stamps": list(branch.items.stamps),
+    }
+
+
+def write_genes(branch: Branch, state: State, out: Path) -> dict[str, int]:
+    """genes.csv: the variable genes."""
+    import pandas as pd
+
+    files.write_csv(out / "genes.csv", pd.DataFrame({"gene": feature_names(branch, state)}))
+    return {"genes": len(state["genes"])}
 
 
 def represent(cfg: Config, branch: Branch) -> tuple[State | None, NDArray[np.float32], float | None]:
