@@ -13,7 +13,7 @@ import pytest
 
 from cellvision.core.errors import ConfigError
 
-sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 import nested
 
 CONFIG = """

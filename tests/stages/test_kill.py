@@ -21,7 +21,7 @@ from cellvision.core import files, signals
 from cellvision.core.cli import main
 from cellvision.executors import local
 
-sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "experiments" / "bench"))
 PATIENCE_S = 120
 NETWORK = ["--encoder", "test_resnet", "--workers", "0", "--threads", "1", "--device", "cpu"]
 TRAINING = ["--size", "32", "--steps", "12", "--batch", "16", "--set", "loop.checkpoint_s=0", *NETWORK]

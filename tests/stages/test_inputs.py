@@ -31,7 +31,7 @@ from cellvision.io.images import process
 from cellvision.io.images.reader import ImageError, Limits, Reason, read_image
 from cellvision.segmenters import Segmentation
 
-sys.path.append(str(Path(__file__).parents[1] / "experiments" / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "experiments" / "bench"))
 PLAIN = ["--segmenter", "threshold", "--workers", "0"]
 FILES = int(os.environ.get("CELLVISION_FILES", "10000"))
 GIB = 1 << 30
