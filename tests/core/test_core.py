@@ -490,7 +490,7 @@ def test_items_need_their_columns_and_unique_names() -> None:
 
 @pytest.mark.parametrize("shard_rows", [4, 5, 100])
 def test_packed_crops_come_back_across_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int) -> None:
-    monkeypatch.setattr(items, "SHARD_ROWS", shard_rows)
+    monkeypatch.setattr(cropstore, "SHARD_ROWS", shard_rows)
     whole = np.random.default_rng(0).integers(0, 256, (11, 6, 6, 4), dtype=np.uint8)
     cropstore.pack_crops([whole[:3], whole[3:3], whole[3:9], whole[9:]], tmp_path, len(whole), whole.shape[1:])
     assert len(list(tmp_path.iterdir())) == math.ceil(11 / shard_rows)
