@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest_plugins = ["small_cellpose", "small_counts", "small_tables", "tiny_runs"]  # fixtures of several rooms
+
 TINY: dict[str, Any] = {
     "encoder": "test_resnet",
     "branch": {"name": "image", "size": 32},

@@ -1,0 +1,63 @@
+"""Runs of the stages in tiny, and those that several test files read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+
+from cellvision import ablate, finetune, plan, pretrain
+from cellvision.core import files
+from cellvision.core.config import build
+
+FOLDS = 2
+IMAGES, SOURCES = 4, 16  # of a group, of all
+STEPS = {"steps": 3, "batch": 16}
+GROUPS = ["neuron", "phloem", "rbc", "xylem"]
+
+
+def run(stage: Any, out: Path, **options: Any) -> Path:
+    """A tiny run of a stage that trains or uses a network."""
+    tiny = TINY | {"threads": 1, "loop": STEPS}
+    known = {key: value for key, value in tiny.items() if key in stage.Config.model_fields}
+    stage.run(build(stage.Config, known | options), out)
+    return out
+
+
+def metrics_of(out: Path) -> dict[str, Any]:
+    return dict(files.read_json(out / "metrics.json"))
+
+
+@pytest.fixture(scope="session")
+def planned(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(plan, tmp_path_factory.mktemp("plan") / "run", items=cells, folds=FOLDS)
+
+
+@pytest.fixture(scope="session")
+def pretrained(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder pretrained with fold 0 held out."""
+    return run(pretrain, tmp_path_factory.mktemp("ssl") / "run", items=cells, splits=planned, fold="0", probes=2)
+
+
+@pytest.fixture(scope="session")
+def tested(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A linear probe on all folds, beside its baselines."""
+    return run(finetune, tmp_path_factory.mktemp("ft") / "run", items=cells, splits=planned)
+
+
+@pytest.fixture(scope="session")
+def bundle(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier trained on everything."""
+    out = tmp_path_factory.mktemp("bundle") / "run"
+    return run(finetune, out, items=cells, splits=planned, fold="none", tune="whole") / "model"
+
+
+@pytest.fixture(scope="session")
+def ablation(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(
+        ablate, tmp_path_factory.mktemp("ablate") / "run", items=cells, folds=2, seeds=[0, 1],
+        base={"encoder": "test_resnet", "loop": STEPS}, factors={"encoder": ["test_resnet", "pretrain:tiny"]},
+        arms={"bags": {"strategy": "mil"}}, pretrain={"tiny": {"encoder": "test_resnet", "loop": STEPS, "probes": 1}},
+    )  # fmt: skip
