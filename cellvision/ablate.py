@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
-REVISION = 2
+REVISION = 3
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm

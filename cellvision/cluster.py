@@ -57,7 +57,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.models import encoders, neighbours
 
     branch = open_items(cfg)
-    inputs = {"items": branch.items.content, "encoder": encoders.describe(cfg.encoder or "principal components")}
+    inputs = {"items": branch.items.content, "encoder": encoders.content_hash(cfg.encoder or "principal components")}
     with RunDir.claim(out, "cluster", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             state, points, share = represent(cfg, branch)

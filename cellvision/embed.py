@@ -51,7 +51,7 @@ def run(cfg: Config, out: Path) -> None:
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)
-    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.describe(spec)}
+    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.content_hash(spec)}
     with RunDir.claim(out, "embed", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             claimed.note(device=str(device), threads=torch.get_num_threads())

@@ -24,7 +24,7 @@ from cellvision.core.rundir import RunDir
 if TYPE_CHECKING:
     import pyarrow as pa
 
-REVISION = 1
+REVISION = 2
 BATCH = 4 << 20  # bytes of traces in a record batch
 FAULT = ["file", "status", "reason", "sample", "cell"]
 DROPPED = "first_block"  # a column of the reader that is no fact about a cell
@@ -45,7 +45,7 @@ def run(cfg: Config, out: Path) -> None:
     paths = reader.paths()
     if not paths:
         raise NoUsableInput(f"no HDF5 files in {cfg.raw}")
-    listing = [[reader.name_of(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    listing = [[reader.name_of(path), hash_or_reason(path)] for path in paths]
     with RunDir.claim(out, "extract", cfg, {"raw": fingerprint(listing)}, REVISION) as claimed:
         if not claimed.done:
             preview = Preview(cfg.preview)
@@ -63,6 +63,14 @@ def run(cfg: Config, out: Path) -> None:
         say(f"extract: {found['skipped']} files, samples or cells were left out; {out / 'faults.csv'} says why")
         if cfg.strict:
             raise RejectedInput(f"{found['skipped']} inputs were left out; {out / 'faults.csv'} names them")
+
+
+def hash_or_reason(path: Path) -> str:
+    """What a file holds; a file that cannot be opened will be a row that says so, and is told from a readable one."""
+    try:
+        return files.sha256_file(path)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class Job(Supervised):
         from cellvision.models import encoders
 
         found = {"items": self.items.content, "splits": self.made.content}
-        return found | {f"encoder_{fold}": encoders.describe(self.encoder_of(fold)) for fold in self.tested}
+        return found | {f"encoder_{fold}": encoders.content_hash(self.encoder_of(fold)) for fold in self.tested}
 
 
 def run(cfg: Config, out: Path) -> None:

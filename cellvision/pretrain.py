@@ -74,7 +74,7 @@ def run(cfg: Config, out: Path) -> None:
     if batch < 2:
         raise NoUsableInput("pretraining needs at least two training items")
     start = encoders.resolve(spec, branch, train, torch_seed(cfg.seed, "encoder"))
-    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.describe(spec)}
+    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.content_hash(spec)}
     with RunDir.claim(out, "pretrain", cfg, inputs, REVISION) as claimed:
         if claimed.done:
             return

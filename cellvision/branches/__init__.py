@@ -38,7 +38,7 @@ State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 @dataclass(frozen=True)
 class Baseline:
-    """A plain model on plain features: `estimator` is logistic, ridge, forest or boosting.
+    """A plain model on plain features: `estimator` is one of `evidence.baselines.ESTIMATORS`.
 
     `shortcut` says it looks where no cell is.
     """

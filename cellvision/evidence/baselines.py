@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
+from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator, torch_seed
 from cellvision.evidence import scoring
 
@@ -23,35 +25,67 @@ INFLATION_ITEMS = 4000  # items the item-random comparison is made on
 
 
 def estimator(kind: str, seed: int, threads: int | None = None) -> Any:
-    """Balanced: `logistic` and `ridge`, standardised; `forest` of 500 trees; `boosting` of trees by histograms."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    """A balanced pipeline of a kind in ESTIMATORS, unfitted. ConfigError for another kind."""
+    if kind not in ESTIMATORS:
+        raise ConfigError(f"no plain model named {kind!r}; known: {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[kind](seed % 2**32, threads or -1)
+
+
+def filled(*steps: Any) -> Any:
+    """A pipeline that puts the training median where a value is missing."""
     from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+
+def logistic(seed: int, threads: int) -> Any:
+    """Logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    fill = SimpleImputer(strategy="median", keep_empty_features=True)
-    if kind == "logistic":
-        return make_pipeline(fill, StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
-    if kind == "boosting":
-        return make_pipeline(HistGradientBoostingClassifier(class_weight="balanced", random_state=seed % 2**32))
-    if kind == "ridge":
-        return make_pipeline(fill, StandardScaler(), ridge())
-    settings = {"class_weight": "balanced", "min_samples_leaf": 5, "n_jobs": threads or -1}
-    return make_pipeline(fill, RandomForestClassifier(500, random_state=seed % 2**32, **settings))
+    return filled(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
 
 
-def ridge() -> Any:
-    """Ridge classifier that chooses its penalty by leave-one-out; probabilities are the softmax of its scores."""
+def forest(seed: int, threads: int) -> Any:
+    """500 trees with five training items in a leaf at least."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    settings = {"class_weight": "balanced", "min_samples_leaf": 5, "n_jobs": threads}
+    return filled(RandomForestClassifier(500, random_state=seed, **settings))
+
+
+def boosting(seed: int, threads: int) -> Any:
+    """Boosted trees on histograms, which take missing values as they are."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(HistGradientBoostingClassifier(class_weight="balanced", random_state=seed))
+
+
+def ridge(seed: int, threads: int) -> Any:
+    """Ridge classifier on standardised features that chooses its penalty by leave-one-out.
+
+    Probabilities are the softmax of its scores.
+    """
     from scipy.special import softmax
     from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.preprocessing import StandardScaler
 
     class Ridge(RidgeClassifierCV):
         def predict_proba(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
             scores = self.decision_function(features)
             return softmax(scores if scores.ndim == 2 else np.stack([-scores, scores], 1), axis=1)
 
-    return Ridge(np.logspace(-3, 3, 10), class_weight="balanced")
+    return filled(StandardScaler(), Ridge(np.logspace(-3, 3, 10), class_weight="balanced"))
+
+
+ESTIMATORS: dict[str, Callable[[int, int], Any]] = {
+    "logistic": logistic,
+    "ridge": ridge,
+    "forest": forest,
+    "boosting": boosting,
+}
 
 
 def fit_predict(

@@ -33,7 +33,8 @@ class Supervised:
 
     def train_rows(self, fold: int | None) -> NDArray[np.int64]:
         """Labelled items outside the fold; with a label fraction, of that share of the units of each class."""
-        rows = np.flatnonzero((self.target.label >= 0) & (self.fold != (-2 if fold is None else fold)))
+        labelled = self.target.label >= 0
+        rows = np.flatnonzero(labelled if fold is None else labelled & (self.fold != fold))
         if self.label_fraction < 1:
             rows = rows[np.isin(self.unit[rows], self._labelled_units(rows, fold))]
         return rows

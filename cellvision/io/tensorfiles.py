@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 
+COUNTER = "num_batches_tracked"
+
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """One metadata key at most: of several the library writes the order by chance, and bytes would differ."""
@@ -55,8 +57,14 @@ def _check_length(path: Path) -> None:
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit."""
+    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit.
+
+    Files converted from old ones lack the counters of batch normalisation, which no network here reads: the module's
+    own stay.
+    """
     own = module.state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith(COUNTER) and key not in weights}
+    weights = {**counters, **weights}
     for key in sorted({*own, *weights}):
         if key not in weights or key not in own or own[key].shape != weights[key].shape:
             raise ConfigError(

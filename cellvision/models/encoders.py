@@ -6,6 +6,7 @@ sources it saw, licence). Nothing pickled is written or read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,22 +49,27 @@ class Trained:
         return int(self.module.num_features)  # type: ignore[arg-type]
 
     def checksum(self) -> list[Any]:
-        """What tells these weights and this preprocessing from others."""
-        import hashlib
-
-        total = hashlib.sha256()
-        for key, value in sorted(self.module.state_dict().items()):
-            total.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return [self.name, total.hexdigest()]
+        """What tells these weights and this fitted preprocessing from others."""
+        weights = {key: value.detach().cpu().numpy() for key, value in self.module.state_dict().items()}
+        return [self.name, hash_arrays(weights), hash_arrays(self.state)]
 
 
-def describe(spec: str) -> str:
-    """What an --encoder text stands for: its content hash or its name, to be part of a fingerprint."""
+def content_hash(spec: str) -> str:
+    """The hash of the weights an --encoder text stands for, or the name of a network without any."""
     folder = find(spec)
     if folder:
         return files.sha256_file(folder / "weights.safetensors")[:32]
     name, at, source = spec.partition("@")
     return f"{name}@{files.sha256_file(Path(source))[:32]}" if at and Path(source).is_file() else spec
+
+
+def hash_arrays(arrays: Mapping[str, NDArray]) -> str:
+    """One hash over names, types, shapes and values."""
+    total = hashlib.sha256()
+    for key, value in sorted(arrays.items()):
+        array = np.ascontiguousarray(value)
+        total.update(f"{key} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return total.hexdigest()
 
 
 def find(spec: str) -> Path | None:

@@ -56,13 +56,19 @@ def new_head(recipe: Recipe, trained: Trained) -> Head:
 def frozen_features(
     branch: Branch, trained: Trained, rows: NDArray[np.int64], cache: Path | None
 ) -> NDArray[np.float32]:
-    """(n,) rows -> (n, num_features), taken from the folder `cache` where another run has computed them."""
+    """(n,) rows -> (n, num_features), taken from the folder `cache` where another run has computed them.
+
+    Features depend on the items, how the branch shows them (options, and the schema it was aligned to), the weights,
+    what was fitted on training rows, and the kind of device.
+    """
     from cellvision.models import encoders
+    from cellvision.training.device import device_of
 
     if cache is None:
         return encoders.embed(trained.module, branch, trained.state, rows)
-    view = branch.cfg.model_dump(mode="json")
-    path = cache / f"{fingerprint([branch.items.content, view, trained.checksum()])}.npy"
+    view = [branch.cfg.model_dump(mode="json"), branch.schema()]
+    key = [branch.items.content, view, trained.checksum(), device_of(trained.module).type]
+    path = cache / f"{fingerprint(key)}.npy"
     if not path.exists():
         features = encoders.embed(trained.module, branch, trained.state, np.arange(len(branch.items.table)))
         with files.atomic(path) as temporary, temporary.open("wb") as handle:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,22 @@ def test_the_branch_reads_the_same_from_the_table_as_from_the_files(traces: Path
     pd.testing.assert_frame_equal(direct.items.table, mapped.items.table, check_like=True)
     rows = np.array([100, 3, 57, 3])
     assert np.array_equal(direct.traces.take(rows), mapped.traces.take(rows))
+
+
+def test_what_files_hold_makes_a_run_not_when_they_were_written(traces: Path, tmp_path: Path) -> None:
+    raw = shutil.copytree(traces, tmp_path / "raw")
+    out = run(raw, tmp_path / "run")
+    record = files.read_json(out / "run.json")
+    first = next(raw.rglob("*noise_0.020*.h5"))
+    os.utime(first, (1, 1))
+    assert files.read_json(run(raw, out) / "run.json") == record
+    status = first.stat()
+    with h5py.File(first, "r+") as file:
+        file["timeTraces/1"][0, 0] += 1
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert first.stat().st_size == status.st_size
+    with pytest.raises(ConfigError, match="another configuration"):
+        run(raw, out)
 
 
 def test_batches_and_blocks_do_not_change_the_table(

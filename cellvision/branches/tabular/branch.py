@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Augment, Baseline, State
 from cellvision.branches.items import Items, no_missed
-from cellvision.core import rundir
+from cellvision.core import files, rundir
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
@@ -244,14 +244,14 @@ class TabularBranch:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(path: Path, stamp: tuple[int, int], separator: str | None, decimal: str | None) -> tables.Table:
+def _open(path: Path, content: str, separator: str | None, decimal: str | None) -> tables.Table:
     return tables.read(path, separator, decimal)
 
 
 def open_table(path: Path, separator: str | None, decimal: str | None) -> tables.Table:
     """The table, read once by a process that opens it for one fold after another; nobody changes it."""
-    stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
-    return _open(path, stamp, separator, decimal)
+    content = files.sha256_file(path) if path.is_file() else ""
+    return _open(path, content, separator, decimal)
 
 
 @functools.cache
