@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.cells import shapes
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -24,56 +26,12 @@ class Geometry:
     context: float
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The stretches of pixels of one label in one row, sorted by label, then row, then column; (m,) int64 each."""
-
-    label: NDArray[np.int64]
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]  # px, first column
-    end: NDArray[np.int64]  # px, one beyond the last column
-
-    @property
-    def first(self) -> NDArray[np.intp]:
-        """(n,) where the runs of each label begin."""
-        return np.flatnonzero(np.diff(self.label, prepend=0))
-
-
-def runs_of(masks: NDArray[np.int32]) -> Runs:
-    """(H, W) labels -> the runs of everything that is not 0."""
-    width = masks.shape[1]
-    padded = np.zeros((masks.shape[0], width + 1), masks.dtype)
-    padded[:, :width] = masks
-    flat = padded.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    starts = np.concatenate([[0], changes])
-    ends = np.concatenate([changes, [flat.size]])
-    inside = flat[starts] > 0
-    starts, ends = starts[inside], ends[inside]
-    order = np.argsort(flat[starts], kind="stable")
-    starts, ends = starts[order], ends[order]
-    row = starts // (width + 1)
-    return Runs(flat[starts].astype(np.int64), row, starts - row * (width + 1), ends - row * (width + 1))
-
-
 def measure(masks: NDArray[np.int32]) -> pd.DataFrame:
     """(H, W) labels -> one row a cell: mask_label, y, x (centroid, px), bbox y0 x0 y1 x1, area_px, touches_border."""
     import pandas as pd
 
-    runs = runs_of(masks)
-    first, length = runs.first, runs.end - runs.start
-    area = np.add.reduceat(length, first) if len(first) else length
-    centre = [
-        np.add.reduceat(sums, first) / area if len(first) else np.zeros(0)
-        for sums in (runs.row * length, length * (runs.start + runs.end - 1) / 2)
-    ]
-    box = [
-        extreme.reduceat(edge, first) if len(first) else edge
-        for extreme, edge in (
-            (np.minimum, runs.row), (np.minimum, runs.start), (np.maximum, runs.row + 1), (np.maximum, runs.end)
-        )
-    ]  # fmt: skip
-    columns = (runs.label[first], *centre, *box, area)
+    runs = shapes.runs_of(masks)
+    columns = (runs.names, *shapes.centres(runs), *shapes.boxes(runs).T, shapes.areas(runs))
     names = ("mask_label", "y", "x", "y0", "x0", "y1", "x1", "area_px")
     table = pd.DataFrame(dict(zip(names, columns, strict=True)))
     height, width = masks.shape

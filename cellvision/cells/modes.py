@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.cells import crop, quality
+from cellvision.cells import crop, shapes
 
 Mode = Literal["cell", "object", "tile"]
 MODES: tuple[Mode, ...] = ("cell", "object", "tile")
@@ -42,7 +42,7 @@ def choose(masks: NDArray[np.int32]) -> Mode:
     own, cover = area / int(cells["area_px"].sum()), area / masks.size
     if own < OWN or not COVER[0] <= cover <= COVER[1]:
         return "cell"
-    return "object" if quality.solidity(np.where(masks == label, 1, 0).astype(np.int32))[0] < BRANCHED else "cell"
+    return "object" if shapes.solidity(shapes.runs_of((masks == label).astype(np.uint8)))[0] < BRANCHED else "cell"
 
 
 def as_items(masks: NDArray[np.int32], mode: Mode) -> NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from cellvision.core.config import StageModel, option
 from cellvision.io.images.intensity import intensity_range, to_uint8
 from cellvision.io.images.reader import Image, ImageError, Limits, Reason, read_image
 from cellvision.io.rawfolder import Entry
-
-if TYPE_CHECKING:
-    pass
 
 GREY_OR_RGB = (1, 3)
 
@@ -29,6 +26,15 @@ class ReadConfig(StageModel):
     )
     max_megapixels: float = option(64, "larger images are refused before they are decoded")
     follow_symlinks: bool = option(False, "also read links that leave the raw folder")
+
+
+def grey_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, C) -> (H, W): luminance of three channels, else their mean."""
+    import cv2
+
+    if pixels.shape[2] == 3:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels.mean(2).astype(np.uint8)
 
 
 def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -6,13 +6,13 @@ A cell is compared only with the cells of its own image, so that a row depends o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.cells import crop
+from cellvision.cells import crop, shapes
+from cellvision.cells.pixels import grey_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ FLAGS: tuple[Flag, ...] = ("border", "blurred", "saturated", "small", "large", "
 BLURRED = 0.5  # focus below this fraction of the image's median cell
 SATURATED = 0.25  # more than this share of the cell's pixels is at an end of the range
 SMALL, LARGE = 0.5, 2.0  # diameter as a fraction of the image's median cell
-RAGGED = 0.8  # solidity below
+RAGGED = 0.75  # solidity below
 UNCERTAIN = {"probability": (0.7, np.inf), "flow_error": (-np.inf, 0.3)}  # range of good scores, where given
 COMPARABLE = 5  # cells an image needs before a cell is compared with its median
 
@@ -46,7 +46,7 @@ def describe(
     cells, energies = crop.measure(masks), edge_energies(grey_of(pixels))
     index = cells["mask_label"].to_numpy()
     cells["diameter_px"] = np.sqrt(4 / np.pi * cells["area_px"]).astype(np.float32)
-    cells["solidity"] = solidity(masks)
+    cells["solidity"] = shapes.solidity(shapes.runs_of(masks)).astype(np.float32)
     cells["focus"] = focus(masks, energies)[index - 1]
     cells["saturation"] = saturation(masks, pixels)[index - 1]
     own = {name: score[index - 1] for name, score in scores.items() if name not in cells}
@@ -85,40 +85,6 @@ def drop(cells: pd.DataFrame, flags: Collection[Flag]) -> tuple[pd.DataFrame, di
 
 
 # -- measurements -------------------------------------------------------------------------------------------------
-
-
-def grey_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, C) -> (H, W): luminance of three channels, else their mean."""
-    import cv2
-
-    if pixels.shape[2] == 3:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels.mean(2).astype(np.uint8)
-
-
-def solidity(masks: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(n,) by label: pixels of a cell over the pixels inside its convex hull; 1 is convex.
-
-    The hull runs through pixel centres, so Pick's theorem counts what lies in it: area + (points on the edge) / 2 + 1.
-    """
-    import cv2
-
-    runs = crop.runs_of(masks)
-    if not len(runs.label):
-        return np.zeros(0, np.float32)
-    ends = np.stack([runs.start, runs.row, runs.end - 1, runs.row], axis=1).astype(np.int32).reshape(-1, 1, 2)
-    bounds = 2 * np.append(runs.first, len(runs.label))
-    hulls = [cv2.convexHull(ends[low:high]) for low, high in pairwise(bounds)]
-    corners = np.array([len(hull) for hull in hulls])
-    first = np.cumsum(corners) - corners
-    here = np.concatenate(hulls)[:, 0].astype(np.int64)
-    after = np.arange(1, len(here) + 1)
-    after[first + corners - 1] = first
-    step = here[after] - here
-    twice_area = np.abs(np.add.reduceat(here[:, 0] * step[:, 1] - here[:, 1] * step[:, 0], first))
-    on_edge = np.add.reduceat(np.gcd(step[:, 0], step[:, 1]), first)
-    area = np.add.reduceat(runs.end - runs.start, runs.first)
-    return (area / ((twice_area + on_edge) / 2 + 1)).astype(np.float32)
 
 
 def saturation(masks: NDArray[np.int32], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
