@@ -21,7 +21,7 @@ demo: setup
 	@echo "The report is runs/demo/study/report.html"
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

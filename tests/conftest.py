@@ -6,11 +6,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sharing import shared
 
 pytest_plugins = ["small_cellpose", "small_counts", "small_tables", "tiny_runs"]  # fixtures of several rooms
 
@@ -67,9 +69,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulate run: four groups of four images, a fifth of the cells of another kind."""
     from cellvision import simulate
 
-    out = tmp_path_factory.mktemp("simulated") / "run"
-    simulate.run(simulate.Config(images=4, height=128, width=160, contamination=0.2, workers=0), out)
-    return out
+    cfg = simulate.Config(images=4, height=128, width=160, contamination=0.2, workers=0)
+    return shared(tmp_path_factory, "simulated", partial(simulate.run, cfg))
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +78,9 @@ def cells(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The segment run of `simulated`, with the true points as annotations."""
     from cellvision import segment
 
-    out = tmp_path_factory.mktemp("cells") / "run"
     points = simulated / "truth" / "points.csv"
-    segment.run(segment.Config(segmenter="threshold", raw=simulated / "raw", annotations=points, workers=0), out)
-    return out
+    cfg = segment.Config(segmenter="threshold", raw=simulated / "raw", annotations=points, workers=0)
+    return shared(tmp_path_factory, "cells", partial(segment.run, cfg))
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +88,8 @@ def studied(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of `simulated`, with as few steps as there can be."""
     from cellvision import study
 
-    out = tmp_path_factory.mktemp("study") / "run"
-    study.run(study.Config(raw=simulated / "raw", annotations=simulated / "truth" / "points.csv", **TINY_STUDY), out)
-    return out
+    cfg = study.Config(raw=simulated / "raw", annotations=simulated / "truth" / "points.csv", **TINY_STUDY)
+    return shared(tmp_path_factory, "studied", partial(study.run, cfg))
 
 
 @pytest.fixture(scope="session")

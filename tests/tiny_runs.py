@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY
+from sharing import shared
 
 from cellvision import ablate, finetune, plan, pretrain
 from cellvision.core import files
@@ -32,32 +34,34 @@ def metrics_of(out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def planned(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(plan, tmp_path_factory.mktemp("plan") / "run", items=cells, folds=FOLDS)
+    return shared(tmp_path_factory, "planned", partial(run, plan, items=cells, folds=FOLDS))
 
 
 @pytest.fixture(scope="session")
 def pretrained(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder pretrained with fold 0 held out."""
-    return run(pretrain, tmp_path_factory.mktemp("ssl") / "run", items=cells, splits=planned, fold="0", probes=2)
+    make = partial(run, pretrain, items=cells, splits=planned, fold="0", probes=2)
+    return shared(tmp_path_factory, "pretrained", make)
 
 
 @pytest.fixture(scope="session")
 def tested(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A linear probe on all folds, beside its baselines."""
-    return run(finetune, tmp_path_factory.mktemp("ft") / "run", items=cells, splits=planned)
+    return shared(tmp_path_factory, "tested", partial(run, finetune, items=cells, splits=planned))
 
 
 @pytest.fixture(scope="session")
 def bundle(cells: Path, planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier trained on everything."""
-    out = tmp_path_factory.mktemp("bundle") / "run"
-    return run(finetune, out, items=cells, splits=planned, fold="none", tune="whole") / "model"
+    make = partial(run, finetune, items=cells, splits=planned, fold="none", tune="whole")
+    return shared(tmp_path_factory, "bundle", make) / "model"
 
 
 @pytest.fixture(scope="session")
 def ablation(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(
-        ablate, tmp_path_factory.mktemp("ablate") / "run", items=cells, folds=2, seeds=[0, 1],
+    make = partial(
+        run, ablate, items=cells, folds=2, seeds=[0, 1],
         base={"encoder": "test_resnet", "loop": STEPS}, factors={"encoder": ["test_resnet", "pretrain:tiny"]},
         arms={"bags": {"strategy": "mil"}}, pretrain={"tiny": {"encoder": "test_resnet", "loop": STEPS, "probes": 1}},
     )  # fmt: skip
+    return shared(tmp_path_factory, "ablation", make)

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY_STUDY
+from sharing import shared
 
 from cellvision.core import files, signals
 from cellvision.core.cli import main
@@ -92,17 +94,14 @@ def undisturbed(
     commands: dict[str, Command], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], dict[str, Any]]:
     """Contents of an undisturbed run of each command: one that other tests share, or made when first asked for."""
-    shared, known = {"segment": "cells", "study": "studied"}, {}
+    fixtures = {"segment": "cells", "study": "studied"}
 
-    def found(name: str) -> dict[str, Any]:
-        if name not in known:
-            out = tmp_path_factory.mktemp(name) / "run"
-            known[name] = (
-                contents(request.getfixturevalue(shared[name])) if name in shared else finish(commands[name], out)
-            )
-        return known[name]
+    def contents_of(name: str) -> dict[str, Any]:
+        if name in fixtures:
+            return contents(request.getfixturevalue(fixtures[name]))
+        return contents(shared(tmp_path_factory, f"undisturbed-{name}", partial(finish, commands[name])))
 
-    return found
+    return contents_of
 
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
