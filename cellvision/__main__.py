@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from cellvision import __version__
 from cellvision.core import config
 from cellvision.core.cli import main
 from cellvision.core.progress import say
+from cellvision.core.signals import leave
 
 COMMANDS = {
     "simulate": "paint images of four groups, or simulate calcium traces, with known truth",
@@ -47,5 +49,10 @@ def dispatch(argv: list[str] | None = None) -> int:
     return main(arguments[0], arguments[1:])
 
 
+def command() -> NoReturn:
+    """What the shell calls."""
+    leave(dispatch())
+
+
 if __name__ == "__main__":
-    raise SystemExit(dispatch())
+    command()

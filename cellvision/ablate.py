@@ -213,7 +213,9 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
         job.folds = job.folds[: most(cfg)]
         told = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
         paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
-        plain += [pd.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()]
+        plain += [
+            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()
+        ]
     return pd.concat(plain), finetune.item_random(job)
 
 
@@ -226,7 +228,7 @@ def pool(results: pd.DataFrame, out: Path) -> pd.DataFrame:
 
     ok = results[results["status"] == "ok"]
     tables = [
-        pd.read_parquet(out / row["run"] / "scored.parquet").assign(arm=row["arm"], seed=row["seed"])
+        files.read_parquet(out / row["run"] / "scored.parquet").assign(arm=row["arm"], seed=row["seed"])
         for row in ok.to_dict("records")
     ]
     if not tables:
@@ -362,5 +364,6 @@ def report_to_person(out: Path) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("ablate"))
+    leave(main("ablate"))

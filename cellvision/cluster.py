@@ -243,5 +243,6 @@ def report_to_person(cfg: Config, out: Path) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("cluster"))
+    leave(main("cluster"))

@@ -125,5 +125,6 @@ def device() -> tuple[bool, str]:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("doctor"))
+    leave(main("doctor"))

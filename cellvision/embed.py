@@ -145,5 +145,6 @@ def report_to_person(out: Path) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("embed"))
+    leave(main("embed"))

@@ -139,11 +139,10 @@ def claim(out: Path, cfg: Config, where: Path) -> None:
 
 def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
     """A job for every image that was read, and their number."""
-    import pandas as pd
 
-    images = pd.read_parquet(where / "images.parquet").sort_values("path")
+    images = files.read_parquet(where / "images.parquet").sort_values("path")
     images = images[images["status"] == "ok"]
-    cells = with_classes(cfg, where, pd.read_parquet(where / "cells.parquet"))
+    cells = with_classes(cfg, where, files.read_parquet(where / "cells.parquet"))
     made = read_yaml(where / "config.yaml")
     raw = cfg.raw or (Path(made["raw"]) if made.get("raw") else None)
     if cfg.raw is not None and not cfg.raw.is_dir():
@@ -179,14 +178,13 @@ def targets(images: pd.DataFrame) -> list[str]:
 
 def with_classes(cfg: Config, where: Path, cells: pd.DataFrame) -> pd.DataFrame:
     """Cells with `prediction` and the probabilities where there are predictions, and `classification` for QuPath."""
-    import pandas as pd
 
     path = cfg.predictions or (cfg.run if cfg.run != where and (cfg.run / "predictions.parquet").is_file() else None)
     if path is not None:
         path = path / "predictions.parquet" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(f"no predictions at {path}")
-        found = pd.read_parquet(path)
+        found = files.read_parquet(path)
         if not {"item_id", "predicted"} <= set(found) or found["item_id"].duplicated().any():
             raise ConfigError(f"{path} needs the columns item_id, each once, and predicted")
         kept = ["item_id", "predicted", *(name for name in found if name.startswith(PROBABILITY))]
@@ -312,5 +310,6 @@ def append(handle: Any, table: pd.DataFrame, *, header: bool) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("export"))
+    leave(main("export"))

@@ -244,5 +244,6 @@ def summary(parts: list[np.ndarray]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("extract"))
+    leave(main("extract"))

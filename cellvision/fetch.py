@@ -150,5 +150,6 @@ def check(part: Path, weights: Weights) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("fetch"))
+    leave(main("fetch"))

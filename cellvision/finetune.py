@@ -278,7 +278,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     from cellvision.plots.results import confusion_matrix
 
     items, sources = (
-        pd.concat([pd.read_parquet(out / "folds" / f"{k}-{what}.parquet") for k in job.folds], ignore_index=True)
+        pd.concat([files.read_parquet(out / "folds" / f"{k}-{what}.parquet") for k in job.folds], ignore_index=True)
         for what in ("items", "sources")
     )
     scored = scoring.scored_rows(job, items, sources)
@@ -289,7 +289,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     confusion_matrix(scored, out / "confusion.png", job.target.level)
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
-            found |= scoring.against(name, scored, pd.read_parquet(path))
+            found |= scoring.against(name, scored, files.read_parquet(path))
         found |= item_random(job)
     return found
 
@@ -329,5 +329,6 @@ def report_to_person(out: Path) -> None:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("finetune"))
+    leave(main("finetune"))

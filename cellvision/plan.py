@@ -107,5 +107,6 @@ def claims(
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("plan"))
+    leave(main("plan"))

@@ -106,5 +106,6 @@ def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Train
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("predict"))
+    leave(main("predict"))

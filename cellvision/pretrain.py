@@ -182,5 +182,6 @@ def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> d
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("pretrain"))
+    leave(main("pretrain"))

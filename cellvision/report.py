@@ -109,9 +109,8 @@ def pictures(where: Path) -> dict[str, str]:
 
 
 def of_segment(where: Path) -> dict[str, Any]:
-    import pandas as pd
 
-    cells, images = pd.read_parquet(where / "cells.parquet"), pd.read_parquet(where / "images.parquet")
+    cells, images = files.read_parquet(where / "cells.parquet"), files.read_parquet(where / "images.parquet")
     skipped = images[images["status"] == "skipped"]
     groups = []
     for group, some in cells.groupby("group"):
@@ -182,11 +181,10 @@ def of_ablate(where: Path) -> dict[str, Any]:
 
 def confusions(where: Path) -> Iterator[dict[str, Any]]:
     """One matrix of counts for every arm that is no baseline, from its first seed."""
-    import pandas as pd
 
     from cellvision.plots.results import confusion_matrix
 
-    scored = pd.read_parquet(where / "scored.parquet")
+    scored = files.read_parquet(where / "scored.parquet")
     level = files.read_json(where / "metrics.json")["level"]
     for arm, rows in scored[~scored["arm"].str.startswith("baseline")].groupby("arm", sort=False):
         first = rows[rows["seed"] == rows["seed"].iloc[0]]
@@ -257,5 +255,6 @@ def of_pixels(pixels: NDArray[np.uint8]) -> str:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("report"))
+    leave(main("report"))

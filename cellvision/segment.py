@@ -324,5 +324,6 @@ def write_tables(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFram
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("segment"))
+    leave(main("segment"))

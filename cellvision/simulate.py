@@ -154,5 +154,6 @@ def write_truth(out: Path, tables: list[Path]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("simulate"))
+    leave(main("simulate"))

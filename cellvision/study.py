@@ -227,5 +227,6 @@ def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, An
 
 if __name__ == "__main__":
     from cellvision.core.cli import main
+    from cellvision.core.signals import leave
 
-    raise SystemExit(main("study"))
+    leave(main("study"))

@@ -70,9 +70,8 @@ def summarise(images: pd.DataFrame, items: pd.DataFrame, matched: pd.DataFrame |
 
 def tell(out: Path, strict: bool) -> None:
     """The counts, what was left out and why, the files that were skipped; RejectedInput under --strict."""
-    import pandas as pd
 
-    metrics, images = files.read_json(out / "metrics.json"), pd.read_parquet(out / "images.parquet")
+    metrics, images = files.read_json(out / "metrics.json"), files.read_parquet(out / "images.parquet")
     found = {mode: metrics[f"{mode}s"] for mode in MODES}
     read, ignored = metrics["images_ok"], metrics["images_ignored"]
     say(f"segment: {counted(found)} in {read} images; {ignored} files ignored -> {out}")

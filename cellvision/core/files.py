@@ -86,6 +86,18 @@ def write_parquet(path: Path, table: Any) -> None:
         table.to_parquet(temporary, index=False)
 
 
+def read_parquet(path: Path) -> Any:
+    """A Parquet file as a pandas table.
+
+    Arrow opens the file itself. pandas would hand it a Python handle, whose last reference a thread of Arrow's may
+    drop while the interpreter shuts down: the process then ends with SIGABRT after all its work was done.
+    """
+    import pandas as pd
+    from pyarrow.fs import LocalFileSystem
+
+    return pd.read_parquet(path, filesystem=LocalFileSystem())  # noqa: TID251 - its one place
+
+
 def write_csv(path: Path, table: Any) -> None:
     """A pandas table as CSV; text a spreadsheet would run as a formula is prefixed with an apostrophe."""
     safe = table.copy()

@@ -128,7 +128,7 @@ def score_run(out: Path, truth: Truth, workers: int | None = None) -> dict[str, 
     """
     import pandas as pd
 
-    images = pd.read_parquet(out / "images.parquet")
+    images = files.read_parquet(out / "images.parquet")
     images = images[images["status"] != "ignored"].sort_values("path", ignore_index=True)
     state = images["status"].where(images["mode"] != "tile", "tile") if "mode" in images else images["status"]
     tasks = [

@@ -37,12 +37,11 @@ class ImageBranch:
         size: int = option(64, "px, side the network sees; every crop is scaled alike from its stored size", ge=16)
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
-        import pandas as pd
 
         self.cfg = cfg
         if not rundir.is_run(path, "segment"):
             raise ConfigError(f"{path} is no segment run; make one with: cellvision segment --raw … --out {path}")
-        table = pd.read_parquet(path / "cells.parquet")
+        table = files.read_parquet(path / "cells.parquet")
         self.items = Items(table, rundir.content_of(path), _missed(path), facts=files.read_json(path / "geometry.json"))
         self.crops = Crops(path / "crops")
         self._positions = table["crop_shard"].to_numpy(np.int64) * cropstore.SHARD_ROWS + table["crop_row"].to_numpy(
@@ -134,11 +133,10 @@ def _three_channels(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _missed(path: Path) -> Any:
     """Annotations in a readable image that no cell answers to."""
-    import pandas as pd
 
     if not (path / "annotations.parquet").exists():
         return items.no_missed()
-    table = pd.read_parquet(path / "annotations.parquet")
+    table = files.read_parquet(path / "annotations.parquet")
     table = table[table["status"].isin(["outside", "shared"])]
     return table.rename(columns={"image_id": "source_id"})[["source_id", "label"]].reset_index(drop=True)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cellvision.core import files
 from cellvision.core.errors import ConfigError
 from cellvision.io.dialect import one_line, plain_dialect
 
@@ -60,7 +61,7 @@ def read_words(path: Path, rows: int | None = None) -> Any:
 
     try:
         if path.suffix == ".parquet":
-            table = pd.read_parquet(path).astype(str)
+            table = files.read_parquet(path).astype(str)
             return table if rows is None else [table]
         dialect = plain_dialect(path)
         return pd.read_csv(path, dtype=str, encoding=dialect.encoding, sep=dialect.separator, chunksize=rows)

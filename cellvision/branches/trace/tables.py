@@ -74,7 +74,7 @@ def _read(path: Path) -> pd.DataFrame:
         )
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return files.read_parquet(path)
         dialect = plain_dialect(path)
         names = tables.header(path, dialect)
         tables.check_names([name for name in names if name], str(path))
