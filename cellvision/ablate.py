@@ -7,6 +7,7 @@ Writes results.parquet (arm, fold, seed), summary.csv and differences.csv.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 REVISION = 3
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
+OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  # what an arm cannot have for itself
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
 
 
@@ -70,11 +72,13 @@ def run(cfg: Config, out: Path) -> None:
     else:
         made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
     folds = splits.test_folds(made, "all")[: most(cfg)]
-    with RunDir.claim(out, "ablate", cfg, {"items": items.content, "splits": made.content}, REVISION) as claimed:
+    check_children(cfg, arms, items, out)
+    inputs = {"items": items.content, "splits": made.content, **encoder_contents(cfg, arms, folds)}
+    with RunDir.claim(out, "ablate", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             made.write(out / "splits.csv")
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
-            plain, inflation = run_baselines(cfg, arms, out)
+            plain, facts = run_baselines(cfg, arms, out)
             scored = pd.concat([pool(results, out), plain], ignore_index=True)
             summary, differences = compare(results, scored, reference)
             files.write_parquet(out / "results.parquet", results)
@@ -82,7 +86,7 @@ def run(cfg: Config, out: Path) -> None:
             write(out, summary, differences)
             if cfg.by is not None:
                 write_by(out, scored, items, cfg.by)
-            claimed.finish(summarise(results, summary) | inflation | {"stamps": splits.stamps(items, made)})
+            claimed.finish(summarise(results, summary) | facts | {"stamps": splits.stamps(items, made)})
     report_to_person(out)
 
 
@@ -99,6 +103,33 @@ def arms_of(cfg: Config) -> dict[str, dict[str, Any]]:
         if (recipe := recipe_of(cfg, options)) is not None and recipe not in cfg.pretrain:
             raise ConfigError(f"arm {name!r} uses the recipe {recipe!r}; recipes: {', '.join(cfg.pretrain) or 'none'}")
     return found
+
+
+def check_children(cfg: Config, arms: dict[str, dict[str, Any]], items: Items, out: Path) -> None:
+    """Every child's options and labels, before anything is trained. ConfigError for what a child would refuse."""
+    from cellvision.evidence import targets
+
+    for options in (cfg.base, *arms.values()):
+        if shared_by_all := sorted(OWN & set(options)):
+            raise ConfigError(
+                f"{shared_by_all[0]!r} is one for all arms; give it to the ablation, not to its base or arms"
+            )
+    for name, options in arms.items():
+        child = finetune_config(cfg, Child(name, options, 0, cfg.seeds[0]), out)
+        if child.branch == cfg.branch:  # with other options of the branch there may be other items
+            targets.read(items, cfg.target, child.ignore, child.only)
+    for recipe in recipes_of(cfg, arms):
+        pretrain_config(cfg, recipe, 0, out)
+
+
+def encoder_contents(cfg: Config, arms: dict[str, dict[str, Any]], folds: Sequence[int]) -> dict[str, str]:
+    """What the weights hold that arms and their recipes start from, by the text that names them and fold."""
+    from cellvision.models import encoders
+
+    options = [*({**cfg.base, **arm} for arm in arms.values()), *(cfg.pretrain[name] for name in recipes_of(cfg, arms))]
+    specs = {str(one["encoder"]) for one in options if one.get("encoder")}
+    named = {spec.replace("{fold}", str(fold)) for spec in specs for fold in folds if not spec.startswith(RECIPE)}
+    return {f"encoder {spec}": encoders.content_hash(spec) for spec in sorted(named)}
 
 
 def most(cfg: Config) -> int | None:
@@ -127,8 +158,7 @@ class Child(NamedTuple):
 def run_children(cfg: Config, arms: dict[str, dict[str, Any]], folds: list[int], out: Path) -> list[dict[str, Any]]:
     """Every pretraining, then every arm, fold and seed, one process a core; -> one row of results each."""
     jobs = local.cores() if cfg.workers is None else cfg.workers
-    used = sorted({name for options in arms.values() if (name := recipe_of(cfg, options))})
-    recipes = [(cfg, name, fold, out) for name, fold in itertools.product(used, folds)]
+    recipes = [(cfg, name, fold, out) for name, fold in itertools.product(recipes_of(cfg, arms), folds)]
     for _ in track(local.ordered_map(run_recipe, recipes, min(jobs, len(recipes))), "ablate: pretrain", len(recipes)):
         pass
     every = itertools.product(arms.items(), folds, cfg.seeds)
@@ -142,23 +172,18 @@ def recipe_of(cfg: Config, options: dict[str, Any]) -> str | None:
     return spec.removeprefix(RECIPE) if spec.startswith(RECIPE) else None
 
 
+def recipes_of(cfg: Config, arms: dict[str, dict[str, Any]]) -> list[str]:
+    """The recipes that arms use."""
+    return sorted({name for options in arms.values() if (name := recipe_of(cfg, options))})
+
+
 def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     """Fine-tune one child; -> its row of results. A refused strategy is a row too."""
     cfg, child, out = task
-    merged = shared(cfg, out) | {
-        "target": cfg.target,
-        "fold": str(child.fold),
-        "seed": child.seed,
-        "baselines": False,
-        "cache": out / "runs" / "features",
-    }
-    for key, value in {**cfg.base, **child.options}.items():
-        assign(merged, key, value)
-    recipe = recipe_of(cfg, child.options)
-    if recipe:
-        merged["encoder"] = str(pretraining(cfg, recipe, child.fold, out)[1])
-    made = build(finetune.Config, merged)
-    folder = child_folder(out, "finetune", made, merged.get("encoder"))
+    made = finetune_config(cfg, child, out)
+    if recipe := recipe_of(cfg, child.options):
+        made = made.model_copy(update={"encoder": str(pretraining(cfg, recipe, child.fold, out)[1])})
+    folder = child_folder(out, "finetune", made, child.fold)
     row: dict[str, Any] = {"arm": child.arm, "fold": child.fold, "seed": child.seed, "status": "ok", "reason": ""}
     try:
         finetune.run(made, folder)
@@ -169,13 +194,34 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     return row | {key: found.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
 
 
-def pretraining(cfg: Config, name: str, fold: int, out: Path) -> tuple[pretrain.Config, Path]:
-    """Config and folder of a recipe with this fold held out: one for all arms and seeds that ask for it."""
-    merged = shared(cfg, out) | {"fold": str(fold)}
+def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:
+    """What the base and the arm say, on top of what all children share."""
+    merged = shared(cfg, out) | {
+        "target": cfg.target,
+        "fold": str(child.fold),
+        "seed": child.seed,
+        "baselines": False,
+        "cache": out / "runs" / "features",
+    }
+    for key, value in {**cfg.base, **child.options}.items():
+        assign(merged, key, value)
+    return build(finetune.Config, merged)
+
+
+def pretrain_config(cfg: Config, name: str, fold: int, out: Path) -> pretrain.Config:
+    """What the recipe says, on top of what all children share; {fold} in its encoder's path is filled in."""
+    merged = shared(cfg, out) | {"fold": str(fold), "seed": cfg.seed}
     for key, value in cfg.pretrain[name].items():
         assign(merged, key, value)
-    made = build(pretrain.Config, merged)
-    return made, child_folder(out, "pretrain", made, merged.get("encoder"))
+    if merged.get("encoder"):
+        merged["encoder"] = str(merged["encoder"]).replace("{fold}", str(fold))
+    return build(pretrain.Config, merged)
+
+
+def pretraining(cfg: Config, name: str, fold: int, out: Path) -> tuple[pretrain.Config, Path]:
+    """Config and folder of a recipe with this fold held out: one for all arms and seeds that ask for it."""
+    made = pretrain_config(cfg, name, fold, out)
+    return made, child_folder(out, "pretrain", made, fold)
 
 
 def run_recipe(task: tuple[Config, str, int, Path]) -> None:
@@ -190,33 +236,43 @@ def shared(cfg: Config, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def child_folder(out: Path, stage: str, made: StageConfig, encoder: Any) -> Path:
-    """`runs/<stage>-<fingerprint>`: the same child is the same folder, whatever arm asks for it."""
-    origin = str(encoder).removeprefix(str(out)) if encoder else None
+def child_folder(out: Path, stage: str, made: finetune.Config | pretrain.Config, fold: int) -> Path:
+    """`runs/<stage>-<fingerprint>`: the same child is the same folder, whatever arm asks for it.
+
+    Which encoder it starts from is told by content: of another one at the same path another child is made.
+    """
+    from cellvision.models import encoders
+
+    origin = encoders.content_hash(made.encoder.replace("{fold}", str(fold))) if made.encoder else None
     return out / "runs" / f"{stage}-{fingerprint([result_keys(made), origin])}"
 
 
-def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tuple[pd.DataFrame, dict[str, float]]:
-    """The plain models on the same folds, with as many labels as the arms have; -> their rows, and a split by item.
+def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The plain models on the same folds, with as many labels as the arms have; -> rows; shortcuts, a split by item.
 
-    Where arms differ in their share of labels, each plain model is there with each share, the first seed's choice.
+    They see the rows and labels of the base. Where arms differ in their share of labels, each plain model is there with
+    each share, the first seed's choice.
     """
     import pandas as pd
 
     from cellvision.evidence import baselines
 
-    merged = shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ()), "seed": cfg.seeds[0]}
     shares = sorted({float((cfg.base | options).get("label_fraction", 1)) for options in arms.values()})
-    plain = []
+    plain, shortcuts = [], []
     for share in shares:
-        job = finetune.Job(build(finetune.Config, merged | {"label_fraction": share}))
+        job = finetune.Job(plain_config(cfg, out).model_copy(update={"label_fraction": share}))
         job.folds = job.folds[: most(cfg)]
         told = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
         paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
-        plain += [
-            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()
-        ]
-    return pd.concat(plain), finetune.item_random(job)
+        plain += [files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()]
+        shortcuts += [f"{BASELINE}{name}{told}" for name in baselines.shortcuts(job.branch)]
+    return pd.concat(plain), finetune.item_random(job) | {"shortcuts": shortcuts}
+
+
+def plain_config(cfg: Config, out: Path) -> finetune.Config:
+    """The supervised problem of the base, all folds and the first seed; the frozen encoder is the branch's default."""
+    every = finetune_config(cfg, Child("", {}, 0, cfg.seeds[0]), out)
+    return every.model_copy(update={"fold": "all", "encoder": None, "cache": None})
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
 
-REVISION = 1
+REVISION = 2
 CHUNK = 4096  # items whose values are in memory at once
 LIMIT = 10.0  # standard deviations a scaled value is clipped to
 KEPT = 0.9  # share of the items each repetition of the clustering sees
@@ -64,7 +64,7 @@ def run(cfg: Config, out: Path) -> None:
             graph = neighbours.neighbour_graph(points, cfg.neighbours)
             cluster, how = neighbours.communities(graph, cfg.method, cfg.resolution, derive(cfg.seed, "clusters"))
             write_clusters(cfg, branch, points, cluster, out)
-            if cfg.markers and state is not None:
+            if cfg.markers:
                 describe(cfg, branch, state, cluster, out)
             metrics = {
                 "items": len(points), "clusters": int(cluster.max()) + 1, "method": how, "features": points.shape[1],
@@ -73,7 +73,7 @@ def run(cfg: Config, out: Path) -> None:
             metrics |= facts_of(branch) | stability(cfg, graph, points, cluster)
             if cfg.target:
                 metrics |= compared(branch, cfg.target, cluster)
-            if state is not None and "genes" in state:
+            if "genes" in state:
                 metrics |= write_genes(branch, state, out)
             claimed.finish(metrics)
     report_to_person(cfg, out)
@@ -139,11 +139,11 @@ def write_genes(branch: Branch, state: State, out: Path) -> dict[str, int]:
     """genes.csv: the variable genes."""
     import pandas as pd
 
-    files.write_csv(out / "genes.csv", pd.DataFrame({"gene": feature_names(branch, state)}))
+    files.write_csv(out / "genes.csv", pd.DataFrame({"gene": branch.feature_names(state)}))
     return {"genes": len(state["genes"])}
 
 
-def represent(cfg: Config, branch: Branch) -> tuple[State | None, NDArray[np.float32], float | None]:
+def represent(cfg: Config, branch: Branch) -> tuple[State, NDArray[np.float32], float | None]:
     """Features of every item: an encoder's, standardised; or principal components and their share of the variance.
 
     Everything is fitted on all items: clusters describe these data and are tested on nothing.
@@ -193,21 +193,17 @@ def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], clust
     return found
 
 
-def feature_names(branch: Branch, state: State) -> NDArray[np.object_]:
-    """Names of the network's inputs, in order."""
-    names = np.array(branch.schema()["features"], object)
-    return names[state["genes"]] if "genes" in state else names
-
-
 def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int64], out: Path) -> None:
-    """markers.csv and markers.png, on a sample where there are many items."""
+    """markers.csv and markers.png, on a sample where there are many items; none where features have no names."""
     from cellvision.models import neighbours
     from cellvision.plots.points import dots
 
-    rows = np.sort(generator(cfg.seed, "markers").permutation(len(cluster))[:MARKER_ITEMS])
-    values, names = branch.batch(rows, state), feature_names(branch, state)
-    if values.ndim != 2 or values.shape[1] != len(names):
+    columns = branch.feature_names(state)
+    if columns is None:
         return
+    names = np.array(columns, object)
+    rows = np.sort(generator(cfg.seed, "markers").permutation(len(cluster))[:MARKER_ITEMS])
+    values = branch.batch(rows, state)
     table = neighbours.markers(values, cluster[rows], names, cfg.markers)
     files.write_csv(out / "markers.csv", table)
     if len(table):

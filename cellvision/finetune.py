@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
     from cellvision.strategies import Strategy
 
-REVISION = 1
+REVISION = 2
 
 
 class Config(StageConfig):
@@ -255,16 +255,28 @@ def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np
         "branch": job.cfg.branch.model_dump(mode="json"),
         "units": len(set(job.unit[train])),
         "segment": segmentation_of(job.cfg.items),
+        "segmenter": segmenter_of(job.cfg.items),
     }
     classifier.save(folder, model, trained, facts, bundle)
 
 
 def segmentation_of(items: Path) -> dict[str, Any] | None:
-    """The options of the segment run the items come from, so that new images are cut the same way."""
+    """Every option of the segment run that can change its cells, so that new images are cut the same way.
+
+    None for items that were not cut from images. Which options those are, the run's own record says; their values come
+    from its config, which also holds paths, such as that of weights.
+    """
     if not is_run(items, "segment"):
         return None
-    cut = read_yaml(items / "config.yaml")
-    return {name: cut[name] for name in ("segmenter", "drop", "max_size", "read")}
+    record, cut = files.read_json(items / "run.json"), read_yaml(items / "config.yaml")
+    if "segmenter" not in record["inputs"]:
+        return None
+    return {name: cut[name] for name in record["config"]}
+
+
+def segmenter_of(items: Path) -> Any:
+    """What tells the segmenter of these items, with its weights, from any other; None where there was none."""
+    return files.read_json(items / "run.json")["inputs"].get("segmenter") if is_run(items, "segment") else None
 
 
 # -- all folds ----------------------------------------------------------------------------------------------------
@@ -290,7 +302,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
             found |= scoring.against(name, scored, files.read_parquet(path))
-        found |= item_random(job)
+        found |= item_random(job) | {"shortcuts": baselines.shortcuts(job.branch)}
     return found
 
 

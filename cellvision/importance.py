@@ -84,25 +84,24 @@ def one_fold(cfg: Config, problem: Supervised, fold: int) -> tuple[pd.DataFrame,
 
     train, test = problem.train_rows(fold), problem.test_rows(fold)
     state = problem.branch.fit(train)
-    inside, outside = problem.branch.batch(train, state), problem.branch.batch(test, state)
-    if inside.ndim != 2:
+    names = problem.branch.feature_names(state)
+    if names is None:
         raise ConfigError(f"items of the branch {problem.branch.cfg.name!r} have no features with names")
-    names = np.array(problem.branch.schema()["features"], object)
-    names = names[state["genes"]] if "genes" in state else names
+    inside, outside = problem.branch.batch(train, state), problem.branch.batch(test, state)
     label, classes = problem.target.label, len(problem.target.classes)
     model = baselines.estimator(cfg.model, torch_seed(cfg.seed, "importance", fold), cfg.threads or 1)
     guess = baselines.fit_predict(model, inside, label[train], outside, classes)
     before, right = log_truth(guess, label[test]), guess.argmax(1) == label[test]
     rows = []
     for feature in leading(model, cfg.candidates):
-        rng = generator(cfg.seed, "shuffle", fold, str(names[feature]))
+        rng = generator(cfg.seed, "shuffle", fold, names[feature])
         shuffled = np.tile(outside, (cfg.repeats, 1))
         shuffled[:, feature] = np.concatenate([rng.permutation(outside[:, feature]) for _ in range(cfg.repeats)])
         again = np.zeros((len(shuffled), classes))
         again[:, model[-1].classes_] = model.predict_proba(shuffled)
         truth = np.tile(label[test], cfg.repeats)
         lost, missed = before.mean() - log_truth(again, truth).mean(), right.mean() - (again.argmax(1) == truth).mean()
-        rows.append({"feature": str(names[feature]), "importance": float(lost), "accuracy_drop": float(missed)})
+        rows.append({"feature": names[feature], "importance": float(lost), "accuracy_drop": float(missed)})
     text = np.array(problem.target.classes, object)
     return pd.DataFrame(rows), metrics.balanced_accuracy(text[label[test]], text[guess.argmax(1)])
 

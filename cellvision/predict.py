@@ -20,7 +20,7 @@ from cellvision.strategies import STRATEGIES
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 1
+REVISION = 2
 
 
 class Config(StageConfig):
@@ -48,7 +48,7 @@ def run(cfg: Config, out: Path) -> None:
         content = rawfolder.fingerprint_of(segment.scan_images(how))
     else:
         content = BRANCHES.build(bundle["branch"], path=cfg.items, reserved=reserved).items.content
-    inputs = {"data": content, "model": files.sha256_file(cfg.model / "weights.safetensors")[:32]}
+    inputs = {"data": content, "model": files.hash_tree(cfg.model)}
     with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             where = cfg.items or out / "runs" / "segment"
@@ -56,7 +56,7 @@ def run(cfg: Config, out: Path) -> None:
                 segment.run(how, where)
             branch: Branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
             trained = encoders.load(cfg.model, branch)
-            notes = branch.check(trained.facts["schema"])
+            notes = [*branch.check(trained.facts["schema"]), *(notes_on_cut(bundle, where) if how else [])]
             claimed.note(threads=torch.get_num_threads(), notes=notes)
             claimed.finish(classify(cfg, bundle, branch, trained, out) | {"notes": notes})
     found = files.read_json(out / "metrics.json")
@@ -77,6 +77,17 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     made = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
     made |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
     return build(segment.Config, made)
+
+
+def notes_on_cut(bundle: dict[str, Any], cut: Path) -> list[str]:
+    """Where these images were not cut as the training images were, or nobody can say."""
+    if "segmenter" not in bundle:
+        return [
+            "the bundle is old and does not say the mode of training: cut with mode auto; where training had another, "
+            "run segment with it and give --items"
+        ]
+    now = files.read_json(cut / "run.json")["inputs"]["segmenter"]
+    return [] if now == bundle["segmenter"] else [f"cut by {now}, the training images by {bundle['segmenter']}"]
 
 
 def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Trained, out: Path) -> dict[str, Any]:

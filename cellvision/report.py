@@ -27,11 +27,6 @@ TEMPLATE = Path(__file__).with_name("report.html")
 ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
 CROPS_SHOWN = 24  # a group
 SHORTCUT_SHARE = 0.8  # of the best network's score: from here on a shortcut is named
-SHORTCUTS = {
-    "background": "sees only what surrounds the cells",
-    "size": "knows only the cells' size",
-    "colour": "knows only colour statistics",
-}
 Run = dict[str, Any]  # record (run.json), where, metrics, and what the template asks for
 
 
@@ -221,20 +216,26 @@ def cannot_claim(one: Run) -> Iterator[str]:
     yield from one["metrics"].get("stamps", [])
     if one["metrics"].get("not_evaluated"):
         yield f"cannot be evaluated (fewer than two units): {', '.join(one['metrics']['not_evaluated'])}"
+    yield from shortcuts(one)
+
+
+def shortcuts(one: Run) -> Iterator[str]:
+    """A plain model that does not see what the classes should be about but scores like the network."""
+    metrics = one["metrics"]
     if "arms" in one:
-        yield from shortcuts([arm for arm in one["arms"] if arm["status"] == "ok"])
-
-
-def shortcuts(arms: list[dict[str, Any]]) -> Iterator[str]:
-    """A plain model that cannot see the cells' form but scores like the networks: they need not see it either."""
-    scores = {arm["arm"]: arm["balanced_accuracy"] for arm in arms}
-    best = max((value for name, value in scores.items() if not name.startswith("baseline")), default=0.0)
-    for name, what in SHORTCUTS.items():
-        value = scores.get(f"baseline: {name}", 0.0)
+        scores = {arm["arm"]: arm["balanced_accuracy"] for arm in one["arms"] if arm["status"] == "ok"}
+        best = max((value for name, value in scores.items() if not name.startswith("baseline")), default=0.0)
+        units = metrics["units"]
+    else:
+        scores = {name: metrics.get(f"baseline_{name}", 0.0) for name in metrics.get("shortcuts", [])}
+        best, units = metrics.get("balanced_accuracy", 0.0), metrics.get("balanced_accuracy_units", 0)
+    for name in metrics.get("shortcuts", []):
+        value = scores.get(name, 0.0)
         if value >= SHORTCUT_SHARE * best > 0:
+            plain = name.removeprefix("baseline: ")
             yield (
-                f"shortcut: a model that {what} reaches {value:.3f}, the best network {best:.3f} "
-                f"({arms[0]['units']:.0f} units): the score need not be about the cells"
+                f"shortcut: the plain model {plain!r}, which does not see what a cell is, reaches {value:.3f}, the "
+                f"best network {best:.3f} ({units} units): the score need not be about the cells"
             )
 
 

@@ -15,17 +15,28 @@ from cellvision.cells.modes import Mode
 from cellvision.cells.quality import Flag
 from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option
-from cellvision.core.errors import ConfigError
+from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import duration, say
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.executors import local
 from cellvision.io import rawfolder
 from cellvision.segmenters import SegmenterConfig
 
-REVISION = 1
+REVISION = 2
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
 SSL = "simclr"
-SHARED = ("raw", "segmenter", "annotations", "drop", "mode", "modes", "workers", "device", "strict")  # as in segment
+SHARED = (
+    "raw",
+    "segmenter",
+    "annotations",
+    "drop",
+    "mode",
+    "modes",
+    "workers",
+    "device",
+    "strict",
+    "seed",
+)  # as in segment
 
 
 class Config(StageConfig):
@@ -42,7 +53,9 @@ class Config(StageConfig):
     mode: Literal["auto"] | Mode = option("auto", "what an item is: cell, object or tile, as in segment")
     modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     channels: tuple[int, ...] | None = option(None, "channels to keep, counted from 0")
-    target: str = option("group", "what the classifiers learn: group (weak) or annotation (true)")
+    target: Literal["group", "annotation"] = option(
+        "group", "what the classifiers learn: group (weak) or annotation (true)"
+    )
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX; the image when absent")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     encoder: str = option("resnet10t", "timm network of every arm")
@@ -59,6 +72,8 @@ class Config(StageConfig):
 def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
     seconds = parse_budget(cfg.budget)
+    if cfg.target == "annotation" and cfg.annotations is None:
+        raise ConfigError("--target annotation needs --annotations, a CSV of true labels; or give --target group")
     cutting = cut_with(cfg)
     inputs = {"raw": rawfolder.fingerprint_of(segment.scan_images(cutting))}
     for name in ("annotations", "units"):
@@ -70,7 +85,7 @@ def run(cfg: Config, out: Path) -> None:
         begun = time.monotonic()
         cells, planned = out / "runs" / "segment", out / "runs" / "plan"
         segment.run(cutting, cells)
-        plan.run(plan.Config(items=cells, **_only(cfg, "unit", "units", "folds")), planned)
+        plan.run(plan.Config(items=cells, **_only(cfg, "unit", "units", "folds", "seed")), planned)
         schedule = decide(cfg, cells, planned, seconds and seconds - (time.monotonic() - begun), out)
         found = compare(cfg, cells, planned, schedule, out)
         bundle = train_bundle(cfg, cells, planned, schedule, out)
@@ -106,28 +121,44 @@ def decide(cfg: Config, cells: Path, planned: Path, seconds: float | None, out: 
     path = out / "schedule.json"
     if path.exists():
         return dict(files.read_json(path))
-    found = files.read_json(planned / "plan.json")
+    folds = files.read_json(planned / "plan.json")["folds"]
     schedule: dict[str, Any] = {
         "steps": cfg.steps,
         "pretrain_steps": cfg.pretrain_steps,
         "seeds": list(cfg.seeds),
         "not_run": [],
     }
-    schedule["classify"] = can_classify(cfg, found)
+    schedule["classify"] = can_classify(cfg, cells, planned)
     if not schedule["classify"]:
         schedule["not_run"].append("classifiers: fewer than two classes can be tested on unseen units")
     if seconds is not None:
-        schedule |= fit_budget(cfg, cells, max(1, found["folds"]), seconds, schedule["not_run"])
+        schedule |= fit_budget(cfg, cells, max(1, folds), seconds, schedule["not_run"])
     files.write_json(path, schedule)
     return schedule
 
 
-def can_classify(cfg: Config, found: dict[str, Any]) -> bool:
-    if found["folds"] < 2:
-        return False
+def can_classify(cfg: Config, cells: Path, planned: Path) -> bool:
+    """Whether two classes can be tested on unseen units. NoUsableInput where they are annotations and cannot be."""
+    found = files.read_json(planned / "plan.json")
     if cfg.target == "group":
-        return sum(group["evaluated"] for group in found["groups"].values()) >= 2
-    return sum(group["annotated"] for group in found["groups"].values()) > 0
+        return found["folds"] >= 2 and sum(group["evaluated"] for group in found["groups"].values()) >= 2
+    classes = annotated_classes(cells, planned)
+    if found["folds"] < 2 or len(classes) < 2:
+        raise NoUsableInput(
+            f"--target annotation: two classes annotated in two units each are needed, there are {len(classes)}; "
+            "annotate cells of more images, or give --target group"
+        )
+    return True
+
+
+def annotated_classes(cells: Path, planned: Path) -> list[str]:
+    """The labels that cells of at least two units carry."""
+    import pandas as pd
+
+    unit = pd.read_csv(planned / "splits.csv", dtype=str).set_index("source_id")["unit"]
+    labelled = pd.read_parquet(cells / "cells.parquet", columns=["source_id", "annotation"]).dropna()
+    units = labelled["source_id"].map(unit).groupby(labelled["annotation"]).nunique()
+    return [str(name) for name in units.index[units >= 2]]
 
 
 def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: list[str]) -> dict[str, Any]:
@@ -160,7 +191,12 @@ def pretrain_config(cfg: Config, cells: Path, steps: int, fold: str, probes: int
     return build(
         pretrain.Config,
         recipe(cfg, steps)
-        | {"items": cells, "fold": fold, "probes": probes, **_only(cfg, "unit", "units", "workers", "device")},
+        | {
+            "items": cells,
+            "fold": fold,
+            "probes": probes,
+            **_only(cfg, "unit", "units", "workers", "threads", "device", "seed"),
+        },
     )
 
 
@@ -190,7 +226,7 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
         "base": {"encoder": cfg.encoder, "loop": {"steps": schedule["steps"], "batch": cfg.batch}},
         "branch": {"name": "image", "size": cfg.size},
         "pretrain": {SSL: recipe(cfg, ssl_steps)} if ssl_steps else {},
-        **_only(cfg, "target", "unit", "units", "folds", "workers", "device"),
+        **_only(cfg, "target", "unit", "units", "folds", "workers", "threads", "device", "seed"),
     }
     where = out / "runs" / "ablate"
     ablate.run(build(ablate.Config, made), where)
@@ -215,7 +251,7 @@ def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, An
     if not schedule["classify"]:
         return None
     common = {"items": cells, "splits": planned / "splits.csv", "fold": "none"}
-    common |= _only(cfg, "unit", "units", "workers", "threads", "device")
+    common |= _only(cfg, "unit", "units", "workers", "threads", "device", "seed")
     encoder = cfg.encoder
     if schedule["pretrain_steps"]:
         encoder = str(out / "runs" / "pretrain")

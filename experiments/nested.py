@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from cellvision import ablate, finetune
 from cellvision.branches import BRANCHES
 from cellvision.core import files
-from cellvision.core.config import build, fingerprint, load, result_keys
+from cellvision.core.config import fingerprint, load, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
 from cellvision.evidence import baselines, metrics, splits
@@ -80,9 +80,11 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
     items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
     made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
     splits.test_folds(made, "all")
+    ablate.check_children(cfg, arms, items, out)
+    content = fingerprint([items.content, made.content, ablate.encoder_contents(cfg, arms, (HELD,))])
     units = sorted(set(made.table.loc[made.table["fold"] >= 0, "unit"]))
     tasks = [
-        Task(cfg, arm, options, seed, made, held, part_of(out, cfg, items.content, (arm, options, seed, held)))
+        Task(cfg, arm, options, seed, made, held, part_of(out, cfg, content, (arm, options, seed, held)))
         for held in itertools.chain(((unit,) for unit in units), itertools.combinations(units, 2))
         for (arm, options), seed in itertools.product(arms.items(), cfg.seeds)
     ]
@@ -101,7 +103,8 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
 
 def part_of(out: Path, cfg: ablate.Config, content: str, which: tuple[Any, ...]) -> Path:
     """Where a training's scored rows lie: another config, table, arm or pair has another name."""
-    shared = {key: value for key, value in result_keys(cfg).items() if key in ("branch", "target", "unit", "base")}
+    keys = ("branch", "target", "unit", "base", "pretrain")
+    shared = {key: value for key, value in result_keys(cfg).items() if key in keys}
     return out / "parts" / f"{fingerprint([shared, content, which])}.parquet"
 
 
@@ -160,8 +163,7 @@ def choose(rows: pd.DataFrame, arms: list[str]) -> tuple[pd.DataFrame, pd.DataFr
 def logistic(cfg: ablate.Config, made: splits.Splits, out: Path) -> pd.DataFrame:
     """Scored rows of logistic regression, one unit left out at a time."""
     made.write(out / "splits.csv")
-    merged = ablate.shared(cfg, out) | {"target": cfg.target, "ignore": cfg.base.get("ignore", ())}
-    job = finetune.Job(build(finetune.Config, merged))
+    job = finetune.Job(ablate.plain_config(cfg, out).model_copy(update={"seed": 0}))
     rows = baselines.scored_rows(job, "logistic", job.branch.baselines()["logistic"], 1)
     return rows.assign(arm=LOGISTIC, seed=0)
 

@@ -88,6 +88,10 @@ class Branch(Protocol):
         """Network input, first axis the rows; each row's variation is independent of the others in the batch."""
         ...
 
+    def feature_names(self, state: State) -> list[str] | None:
+        """The name of each column of a batch; None where an item is no row of named numbers."""
+        ...
+
     def network(self, name: str, state: State) -> nn.Module:
         """A random encoder of that name: input batch -> (n, num_features) features."""
         ...

@@ -18,7 +18,7 @@ from cellvision.evidence import scoring
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cellvision.branches import Baseline
+    from cellvision.branches import Baseline, Branch
     from cellvision.evidence.problem import Supervised
 
 INFLATION_ITEMS = 4000  # items the item-random comparison is made on
@@ -108,6 +108,11 @@ def write_all(problem: Supervised, out: Path, threads: int | None) -> dict[str, 
         if not found[name].exists():
             files.write_parquet(found[name], scored_rows(problem, name, baseline, threads))
     return found
+
+
+def shortcuts(branch: Branch) -> list[str]:
+    """Names of the branch's plain models that do not see what the classes should be about."""
+    return [name for name, baseline in branch.baselines().items() if baseline.shortcut]
 
 
 def scored_rows(problem: Supervised, name: str, baseline: Baseline, threads: int | None) -> pd.DataFrame:

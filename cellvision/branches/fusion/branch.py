@@ -138,6 +138,9 @@ class FusionBranch:
             columns.append(values.reshape(len(rows), -1).view(np.uint8))
         return np.concatenate(columns, axis=1)
 
+    def feature_names(self, state: State) -> None:
+        """A batch is bytes of several parts."""
+
     def network(self, name: str, state: State) -> Any:
         """`late`, each part's default encoder, or `late:image=resnet10t+table=mlp-64` with those named."""
         from cellvision.branches.fusion.network import LateFusion

@@ -93,6 +93,9 @@ class ImageBranch:
         shown = mask if self.cfg.view == "masked" else ~mask
         return np.where(shown, pixels, np.broadcast_to(state["mean"], pixels.shape[-1:]).round().astype(np.uint8))
 
+    def feature_names(self, state: State) -> None:
+        """A pixel has no name."""
+
     def network(self, name: str, state: State) -> Any:
         from cellvision.branches.image.networks import Normalised, timm_network
 

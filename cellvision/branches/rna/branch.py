@@ -228,6 +228,10 @@ class RnaBranch:
         shape = values.shape
         return np.where(generator(0, *augment.key, "silence").random(shape, np.float32) < silent, 0, values)
 
+    def feature_names(self, state: State) -> list[str]:
+        """The genes chosen on the training cells."""
+        return [self._features[number] for number in state["genes"]]
+
     def network(self, name: str, state: State) -> Any:
         """`mlp-256-64`, `cnn-32-64`, or `transformer-3x64x4` (layers, width, heads)."""
         from cellvision.branches.rna import networks as rna_networks

@@ -224,6 +224,10 @@ class TabularBranch:
             out[:, number] = [place.get(value, 0) for value in codes[rows]]
         return out
 
+    def feature_names(self, state: State) -> list[str]:
+        """Numbers, which of them are missing, categories: the columns of a batch."""
+        return [*self.features, *(f"{self.features[number]} missing" for number in state["gap"]), *self.categories]
+
     def network(self, name: str, state: State) -> Any:
         """`mlp-256-128`: hidden widths; `ft-32-2`: width and layers of a feature transformer; `linear`: no layers."""
         from cellvision.branches.tabular import networks as feature_nets

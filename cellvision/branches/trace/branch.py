@@ -122,6 +122,9 @@ class TraceBranch:
                 out[:, number, :kept] = values[:, self.channels.index(name), :kept]
         return out
 
+    def feature_names(self, state: State) -> None:
+        """A time point has no name."""
+
     def network(self, name: str, state: State) -> Any:
         """A network of `trace_networks` for the channels and time points a batch has."""
         from cellvision.branches.trace import networks as trace_networks
