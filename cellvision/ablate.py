@@ -264,7 +264,9 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
         job.folds = job.folds[: most(cfg)]
         told = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
         paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
-        plain += [files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()]
+        plain += [
+            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()
+        ]
         shortcuts += [f"{BASELINE}{name}{told}" for name in baselines.shortcuts(job.branch)]
     return pd.concat(plain), finetune.item_random(job) | {"shortcuts": shortcuts}
 

@@ -156,7 +156,7 @@ def annotated_classes(cells: Path, planned: Path) -> list[str]:
     import pandas as pd
 
     unit = pd.read_csv(planned / "splits.csv", dtype=str).set_index("source_id")["unit"]
-    labelled = pd.read_parquet(cells / "cells.parquet", columns=["source_id", "annotation"]).dropna()
+    labelled = files.read_parquet(cells / "cells.parquet")[["source_id", "annotation"]].dropna()
     units = labelled["source_id"].map(unit).groupby(labelled["annotation"]).nunique()
     return [str(name) for name in units.index[units >= 2]]
 
