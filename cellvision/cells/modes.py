@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells import crop, shapes
+from cellvision.io.components import components
 
 Mode = Literal["cell", "object", "tile"]
 MODES: tuple[Mode, ...] = ("cell", "object", "tile")
@@ -57,7 +58,7 @@ def _largest_object(foreground: NDArray[np.bool_]) -> NDArray[np.int32]:
     import cv2
 
     joined = cv2.dilate(foreground.astype(np.uint8), np.ones((REACH, REACH), np.uint8))
-    _, labels = cv2.connectedComponents(joined, connectivity=8)
+    labels = components(joined > 0, 8)
     labels[~foreground] = 0
     return (labels == np.bincount(labels[foreground]).argmax()).astype(np.int32) * foreground
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.io.components import measured_components
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -192,9 +194,9 @@ def pieces_of(ink: Mask, pure: Mask, clear: Mask, clearance: float = CLEAR) -> t
     import cv2
     import pandas as pd
 
-    count, found, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
-    labels = np.asarray(found, np.int32)
-    table = pd.DataFrame(stats, columns=["x0", "y0", "width", "height", "area_px"]).astype(np.int64)
+    labels, boxes = measured_components(ink, 8)
+    count = len(boxes)
+    table = pd.DataFrame(boxes, columns=["x0", "y0", "width", "height", "area_px"]).astype(np.int64)
     table = table.assign(y1=table["y0"] + table["height"], x1=table["x0"] + table["width"])
     depth = np.zeros(count)
     np.maximum.at(depth, labels[ink], cv2.distanceTransform(ink.astype(np.uint8), cv2.DIST_L2, 5)[ink].astype(float))

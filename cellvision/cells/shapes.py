@@ -7,7 +7,7 @@ in the order of the labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -64,8 +64,8 @@ class Ellipses:
 def runs_of(labels: NDArray[np.integer]) -> Runs:
     """(H, W) labels -> the runs of everything that is above 0."""
     width = labels.shape[1]
-    padded = np.zeros((labels.shape[0], width + 1), labels.dtype)
-    padded[:, :width] = labels
+    padded = np.zeros((labels.shape[0] + 1, width + 1), labels.dtype)
+    padded[:-1, :width] = labels
     flat = padded.ravel()
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     starts = np.concatenate([[0], changes])
@@ -78,10 +78,12 @@ def runs_of(labels: NDArray[np.integer]) -> Runs:
     return Runs(flat[starts].astype(np.int64), row, starts - row * (width + 1), ends - row * (width + 1))
 
 
-def stacked(masks: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """(n, S, S) masks -> (n * S, S) labels 1..n, one below the other: where the masks of crops are measured at once."""
+def stacked(masks: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Runs]:
+    """(n, S, S) masks of crops -> (n * S, S) labels 1..n, one below the other; their runs, rows counted in each crop."""
     numbers = np.arange(1, len(masks) + 1, dtype=np.int32)[:, None, None]
-    return (masks * numbers).reshape(-1, masks.shape[2]).astype(np.int32)
+    labels = (masks * numbers).reshape(-1, masks.shape[2]).astype(np.int32)
+    runs = runs_of(labels)
+    return labels, replace(runs, row=runs.row % masks.shape[1])
 
 
 # -- area, box, centre, axes --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from cellvision.core.progress import say
 from cellvision.evidence import intervals, overlap
 from cellvision.executors import local
 from cellvision.io import geojson, labelmaps
+from cellvision.io.components import components
 from cellvision.io.images.pixels import ImageError
 
 if TYPE_CHECKING:
@@ -178,9 +179,7 @@ def score_one(task: tuple[Path, str, list[Path]]) -> dict[str, Any]:
 
 
 def _looks_binary(labels: NDArray[np.int32]) -> bool:
-    from skimage.measure import label
-
-    return int(labels.max()) in (1, 255) and len(np.unique(labels)) == 2 and int(label(labels > 0).max()) > 1
+    return int(labels.max()) in (1, 255) and len(np.unique(labels)) == 2 and int(components(labels > 0, 8).max()) > 1
 
 
 def _described(table: pd.DataFrame, images: pd.DataFrame, truth: Truth) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.io.components import parts_of
+
 Ring = NDArray[np.float64]  # (n, 2) x and y, the last point is the first
 Polygon = list[NDArray[np.int64]]  # rings of corners: the exterior, then the holes
 MAX_CROSSINGS = 1 << 26  # of edges and rows of pixels in one shape
@@ -32,9 +34,7 @@ class _Edges:
 
 def trace(labels: NDArray[np.integer]) -> dict[int, list[Polygon]]:
     """(H, W) labels, 0 is nothing -> for every label its polygons, one for each part that hangs together by sides."""
-    from skimage.measure import label
-
-    parts = label(labels, connectivity=1, background=0)
+    parts = parts_of(labels)
     edges = _edges_of(parts)
     rings = list(_rings(edges))
     if not rings:

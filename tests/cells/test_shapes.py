@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from skimage.measure import regionprops
 
-from cellvision.cells import cellprofiler, quality, shapes
+from cellvision.branches.image import handmade
+from cellvision.cells import cellprofiler, crop, quality, shapes
+from cellvision.segmenters.threshold import regions
 
 
 def drawn(*rows: str) -> NDArray[np.int32]:
@@ -73,11 +76,12 @@ def test_the_type_of_the_labels_changes_nothing(dtype: type) -> None:
 
 def test_masks_of_crops_are_measured_as_each_alone() -> None:
     masks = np.random.default_rng(3).random((5, 12, 12)) < 0.5
-    labels = shapes.stacked(masks)
-    runs = shapes.runs_of(labels)
+    labels, runs = shapes.stacked(masks)
     for number, mask in enumerate(masks):
         alone = shapes.runs_of(mask.astype(np.int32))
         assert shapes.solidity(runs)[number] == shapes.solidity(alone)[0]
+        assert shapes.ellipses(runs).orientation[number] == shapes.ellipses(alone).orientation[0]
+        assert shapes.boxes(runs)[number].tolist() == shapes.boxes(alone)[0].tolist()
         together, single = (
             shapes.outlines(some, names) for some, names in ((labels, runs.names), (mask.astype(np.int32), alone.names))
         )
@@ -89,3 +93,13 @@ def test_a_cell_has_one_solidity() -> None:
     cells, _ = quality.describe(labels, np.zeros((*labels.shape, 1), np.uint8), {})
     exported = cellprofiler.shape_and_place(labels)["AreaShape_Solidity"]
     assert cells["solidity"].tolist() == exported.astype(np.float32).tolist()
+    crops = crop.cut(np.zeros((*labels.shape, 3), np.uint8), labels, cells.assign(scale=1.0), 64)
+    features = handmade.shape(crops)[:, handmade.NAMES["shape"].index("solidity")]
+    assert features.tolist() == cells["solidity"].tolist()
+
+
+def test_the_threshold_segmenter_measures_solidity_alike_but_fills_holes() -> None:
+    rng = np.random.default_rng(2)
+    for mask in (rng.random((9, 14)) < 0.6, rng.random((20, 20)) < 0.5, np.eye(7) > 0, np.ones((1, 1), bool)):
+        full = binary_fill_holes(mask)
+        assert regions.solidity_of(mask) == pytest.approx(regionprops(full.astype(int))[0].solidity)

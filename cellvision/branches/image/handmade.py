@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.cells import shapes
+from cellvision.cells.pixels import grey_of
+
 Crops = NDArray[np.uint8]  # (n, S, S, 4)
 Features = NDArray[np.float32]  # (n, d)
 Image = NDArray[np.uint8]  # (S, S, 3)
@@ -43,7 +46,7 @@ def background(crops: Crops) -> Features:
 
 def shape(crops: Crops) -> Features:
     """Size and form from the mask alone (px where a length); Hu moments as signed logarithms (Hu 1962)."""
-    return _rows(crops, lambda image, mask: _form(mask), "shape")
+    return _forms(crops[..., 3] > 0).astype(np.float32)
 
 
 def handmade(crops: Crops) -> Features:
@@ -52,22 +55,22 @@ def handmade(crops: Crops) -> Features:
     Intensities are given both as they are and as differences to the surroundings of the cell; the gradients are taken
     of the cell alone, centred, turned to its long axis and scaled to one size; the size itself is a shape feature.
     """
-    return _rows(crops, _everything, "handmade")
+    return np.hstack([shape(crops), _rows(crops, _everything, "handmade", len(_SHAPE))])
 
 
-def _rows(crops: Crops, describe: Callable[[Image, Mask], NDArray[Any]], kind: str) -> Features:
-    out = np.zeros((len(crops), len(NAMES[kind])), np.float32)
+def _rows(crops: Crops, describe: Callable[[Image, Mask], NDArray[Any]], kind: str, before: int = 0) -> Features:
+    """(n, d) what `describe` says of each crop: the columns of a kind without the first `before`."""
+    out = np.zeros((len(crops), len(NAMES[kind]) - before), np.float32)
     for row, crop in enumerate(crops):
         out[row] = describe(np.ascontiguousarray(crop[..., :3]), crop[..., 3] > 0)
     return out
 
 
 def _everything(image: Image, mask: Mask) -> NDArray[np.float64]:
-    import cv2
-
-    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    """All but the shape."""
+    grey = grey_of(image)
     around = _level(image, ~mask)
-    parts = [_form(mask), _outline(mask), _channels(image, mask), _channels(grey[..., None], mask)]
+    parts = [_outline(mask), _channels(image, mask), _channels(grey[..., None], mask)]
     parts += [_level(image, mask) - around, _rings(image, mask, around)]
     return np.concatenate([*parts, _patterns(grey, mask), _cooccurrence(grey, mask), *_posed(grey, mask)])
 
@@ -104,34 +107,43 @@ def _rings(image: Image, mask: Mask, around: NDArray[np.float64]) -> NDArray[np.
 # --- form
 
 
-def _form(mask: Mask) -> NDArray[np.float64]:
+def _forms(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n, S, S) -> (n, len(_SHAPE)) what `shapes` says of each mask, its depth, how full it is, and its Hu moments."""
+    out = np.zeros((len(masks), len(_SHAPE)))
+    labels, runs = shapes.stacked(masks)
+    present = runs.names - 1  # the others are empty
+    area, ellipse = shapes.areas(runs).astype(np.float64), shapes.ellipses(runs)
+    perimeter, _ = shapes.outlines(labels, runs.names)
+    y0, x0, y1, x1 = shapes.boxes(runs).T
+    columns = {
+        "area_px": area, "diameter_px": np.sqrt(4 * area / np.pi), "perimeter_px": perimeter,
+        "eccentricity": ellipse.eccentricity, "solidity": shapes.solidity(runs),
+        "extent": area / ((y1 - y0) * (x1 - x0)), "form_factor": _over(4 * np.pi * area, perimeter**2),
+        "major_axis_px": ellipse.major, "minor_axis_px": ellipse.minor,
+        "axis_ratio": _over(ellipse.minor, ellipse.major),
+    }  # fmt: skip
+    for name, values in columns.items():
+        out[present, _SHAPE.index(name)] = values
+    for row in present:
+        out[row, len(columns) :] = _depth_and_moments(masks[row])
+    return out
+
+
+def _over(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Their quotient, 0 where a single pixel has no perimeter and no axes."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _depth_and_moments(mask: Mask) -> NDArray[np.float64]:
+    """(9,): px from the deepest point to the rim, area over that of the filled outline, signed logarithms of Hu's."""
     import cv2
 
     contours, _ = cv2.findContours(np.pad(mask, 1).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:
-        return np.zeros(len(FORM) + 7)
-    area = float(mask.sum())
     outer = max(contours, key=len)
-    perimeter = cv2.arcLength(outer, True) + np.pi  # through pixel centres: half a pixel short on every side
-    hull = cv2.convexHull(np.concatenate(contours))
-    hull_area = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
-    height, width = np.ptp(np.nonzero(mask), axis=1) + 1
-    major, minor = _axes(mask)
+    filled = cv2.contourArea(outer) + cv2.arcLength(outer, True) / 2 + 1  # the outline runs through pixel centres
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5).max()
-    filled = cv2.contourArea(outer) + cv2.arcLength(outer, True) / 2 + 1
-    eccentricity, solidity = np.sqrt(max(0.0, 1 - (minor / major) ** 2)), min(1.0, area / hull_area)
-    values = [area, np.sqrt(4 * area / np.pi), perimeter, eccentricity, solidity, area / (height * width)]
-    values += [4 * np.pi * area / perimeter**2, major, minor, minor / major, depth, min(1.0, area / filled)]
     hu = cv2.HuMoments(cv2.moments(mask.astype(np.uint8), binaryImage=True)).ravel()
-    return np.concatenate([values, np.sign(hu) * -np.log10(np.abs(hu) + 1e-12)])
-
-
-def _axes(mask: Mask) -> tuple[float, float]:
-    """px; full axes of the ellipse with the same second moments."""
-    y, x = np.nonzero(mask)
-    spread = np.cov(np.stack([y, x]), bias=True) + np.eye(2) / 12  # a pixel has an extent
-    low, high = np.linalg.eigvalsh(spread)
-    return float(4 * np.sqrt(high)), float(4 * np.sqrt(low))
+    return np.concatenate([[depth, min(1.0, mask.sum() / filled)], np.sign(hu) * -np.log10(np.abs(hu) + 1e-12)])
 
 
 def _outline(mask: Mask) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.io.components import components
 from cellvision.segmenters.threshold.regions import Labels, Mask, area_of
 
 Plane = NDArray[np.float32]  # (H, W)
@@ -44,10 +45,9 @@ def flood(height: Plane, mask: Mask, reach: int) -> tuple[Labels, NDArray[np.flo
     from skimage.segmentation import watershed
 
     window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    top = ((height >= cv2.dilate(height, window)) & mask).astype(np.uint8)
-    count, seeds = cv2.connectedComponents(top, connectivity=8)
+    seeds = components((height >= cv2.dilate(height, window)) & mask, 8)
     basins = watershed(-height, seeds, mask=mask).astype(np.int32)
-    peaks = np.zeros(count)
+    peaks = np.zeros(int(seeds.max(initial=0)) + 1)
     np.maximum.at(peaks, seeds.astype(np.int64).ravel(), height.ravel())
     peaks[0] = 0
     return basins, peaks

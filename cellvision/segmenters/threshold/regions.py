@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.cells import shapes
+from cellvision.io.components import Connectivity, measured_components
+
 Mask = NDArray[np.bool_]  # (H, W)
 Labels = NDArray[np.int32]  # (H, W), 0 = background
 
+AREA = 4  # column of `measured_components`
+FEWEST = 5  # px, below this a region has no form
 MIN_DIAMETER = 5.0  # px, below this a blob cannot be told from noise
 
 
@@ -34,55 +39,51 @@ class Region:
 
     @property
     def solidity(self) -> float:
-        """Area over the area of the convex hull, holes not counted; 1 for a disc."""
+        """Area over the area of the convex hull, holes filled; about 1 for a disc."""
         return solidity_of(self.mask)
 
     @property
     def roundness(self) -> float:
         """Minor over major axis of the ellipse with the same second moments."""
-        y, x = np.nonzero(self.mask)
-        if len(y) < 5:
+        if self.area < FEWEST:
             return 1.0
-        low, high = np.linalg.eigvalsh(np.cov(np.stack([y, x])) + np.eye(2) / 12)
-        return float(np.sqrt(max(low, 0) / high))
+        ellipse = shapes.ellipses(shapes.runs_of(self.mask.astype(np.uint8)))
+        return float(ellipse.minor[0] / ellipse.major[0])
 
 
 def solidity_of(mask: Mask) -> float:
+    """Area over the area of the convex hull (`shapes.solidity`), holes filled."""
+    return float(shapes.solidity(shapes.runs_of(without_holes(mask)))[0])
+
+
+def without_holes(mask: Mask) -> NDArray[np.uint8]:
+    """(h, w) -> (h, w), 1 in the mask and in what it encloses."""
     import cv2
 
-    contours, _ = cv2.findContours(np.pad(mask, 1).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    points = np.concatenate(contours)
-    hull = cv2.convexHull(points)
-    # contours run through pixel centres: half the outline and 1 are the rim that is missing
-    full = cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1
-    own = sum(cv2.contourArea(contour) + cv2.arcLength(contour, True) / 2 for contour in contours) + 1
-    return float(min(own / full, 1.0))
+    own = mask.astype(np.uint8)
+    contours, _ = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(own, contours, -1, 1, thickness=cv2.FILLED), np.uint8)
 
 
-def regions(mask: Mask, connectivity: int = 8) -> list[Region]:
+def regions(mask: Mask, connectivity: Connectivity = 8) -> list[Region]:
     """Connected components, largest boxes included, in raster order."""
-    import cv2
-
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    found = []
-    for label in range(1, count):
-        x, y, width, height, area = (int(value) for value in stats[label])
-        found.append(Region(y, x, y + height, x + width, area, labels[y : y + height, x : x + width] == label))
-    return found
+    labels, boxes = measured_components(mask, connectivity)
+    rows = []
+    for label, (x, y, width, height, area) in enumerate(boxes[1:].tolist(), start=1):
+        rows.append(Region(y, x, y + height, x + width, area, labels[y : y + height, x : x + width] == label))
+    return rows
 
 
 def drop_specks(labels: Labels, smallest_px: float) -> Labels:
     """Only the largest connected piece of each label is kept, and only if it reaches `smallest_px`."""
-    import cv2
     from scipy import ndimage
 
     kept = np.zeros_like(labels)
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
-        own = (labels[box] == label).astype(np.uint8)
-        count, pieces, stats, _ = cv2.connectedComponentsWithStats(own, connectivity=4)
-        largest = 1 + int(np.argmax(stats[1:, 4])) if count > 1 else 0
-        if largest and stats[largest, 4] >= max(smallest_px, area_of(MIN_DIAMETER)):
+        pieces, boxes = measured_components(labels[box] == label, 4)
+        largest = 1 + int(np.argmax(boxes[1:, AREA]))
+        if boxes[largest, AREA] >= max(smallest_px, area_of(MIN_DIAMETER)):
             kept[box][pieces == largest] = label
     return kept

@@ -25,14 +25,18 @@ from cellvision.segmenters.threshold.regions import (
     drop_specks,
     regions,
     solidity_of,
+    without_holes,
 )
 
-REVISION = "1"  # raised when masks change
+REVISION = "2"  # raised when masks change
 MIN_SIDE = 8  # px, a smaller image holds no cell
 MIN_CONTRAST = 3.6  # signal of cells over background, in standard deviations of the background
 MIN_ROUGHER = 1.35  # local standard deviation of cells over that of the background
 WALL_BLUR = 0.03  # typical diameters, smoothing of the wall signal
 WALL_HEIGHT = 0.5  # of the typical wall nearby: a lower crest divides nothing
+COMPACT = 0.78  # solidity above that of meshes and holes with a form of their own,
+SINGLE = 0.88  # ... of what is one cell and not a clump,
+CUSPLESS = 0.94  # ... and of holes that are no gaps between cells
 MIN_LEVELS = 3.0  # grey levels between cells and background that 8 bits can resolve
 
 
@@ -254,7 +258,7 @@ def is_walled(net: Mask) -> bool:
     if share < 0.7:
         return False
     meshes = [mesh for mesh in regions(~net, connectivity=4) if 60 <= mesh.area < 0.2 * net.size]
-    compact = [mesh.area for mesh in meshes if mesh.solidity > 0.8]
+    compact = [mesh.area for mesh in meshes if mesh.solidity > COMPACT]
     return len(compact) >= 8 and sum(compact) > 0.25 * net.size
 
 
@@ -354,23 +358,20 @@ def is_pallor(hole: Region, relative: Plane, diameter: float) -> bool:
     if share > 0.6:
         return False
     level = float(np.median(relative[hole.box][hole.mask]))
-    return level > 0.15 or (hole.solidity > 0.95 and hole.roundness > 0.5)
+    return level > 0.15 or (hole.solidity > CUSPLESS and hole.roundness > 0.5)
 
 
 def fill_cells(labels: Labels) -> Labels:
     """Fill what one cell alone encloses."""
-    import cv2
     from scipy import ndimage
 
-    filled = labels.copy()
+    full = labels.copy()
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
-        own = (labels[box] == label).astype(np.uint8)
-        contours, _ = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        whole = cv2.drawContours(own, contours, -1, 1, thickness=cv2.FILLED) > 0
-        filled[box][whole & (labels[box] == 0)] = label
-    return filled
+        whole = without_holes(labels[box] == label) > 0
+        full[box][whole & (labels[box] == 0)] = label
+    return full
 
 
 def typical_diameter(mask: Mask, power: float = 0.5) -> float:
@@ -383,7 +384,7 @@ def typical_diameter(mask: Mask, power: float = 0.5) -> float:
         return 2 * np.sqrt(weighted_median(np.array([region.area for region in regions(mask)]), power) / np.pi)
     whole = half.copy()
     for hole in regions(~half, connectivity=4):  # without a scale yet: whatever is round and smaller than its frame
-        if hole.area < 0.02 * half.size and hole.solidity > 0.85:
+        if hole.area < 0.02 * half.size and hole.solidity > COMPACT:
             whole[hole.box][hole.mask] = True
     depth = depth_of(whole, 1.0)
     basins, peaks = flood(depth, whole, reach=3)
@@ -399,7 +400,7 @@ def typical_diameter(mask: Mask, power: float = 0.5) -> float:
     single = [
         label
         for label, box in enumerate(ndimage.find_objects(divided), start=1)
-        if box is not None and area[label] < 2.5 * inside[label] and solidity_of(divided[box] == label) > 0.9
+        if box is not None and area[label] < 2.5 * inside[label] and solidity_of(divided[box] == label) > SINGLE
     ]
     return 4 * np.sqrt(
         weighted_median(area[single] if area[single].sum() > 0.35 * area[1:].sum() else area[1:], power) / np.pi
