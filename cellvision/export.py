@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from cellvision.cells import cellprofiler
 from cellvision.cells.modes import MODES
+from cellvision.cells.pixels import ReadConfig, read_as
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option, read_yaml
+from cellvision.core.config import StageConfig, build, option, read_yaml
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import content_of
 from cellvision.executors import local
 from cellvision.io import geojson, labelmaps
-from cellvision.io.images.reader import ImageError, Limits, read_image
+from cellvision.io.images.reader import ImageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,7 @@ class Job:
     target: Path  # what is written, without suffix
     mask: Path
     source: Path | None  # the image file, where intensities are wanted
-    read: dict[str, Any]  # how it was read
+    read: ReadConfig  # how it was read
     channels: tuple[str, ...]
     cells: pd.DataFrame
 
@@ -144,6 +145,7 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
     images = images[images["status"] == "ok"]
     cells = with_classes(cfg, where, files.read_parquet(where / "cells.parquet"))
     made = read_yaml(where / "config.yaml")
+    read = build(ReadConfig, made.get("read") or {})
     raw = cfg.raw or (Path(made["raw"]) if made.get("raw") else None)
     if cfg.raw is not None and not cfg.raw.is_dir():
         raise ConfigError(f"no folder of images at {cfg.raw}")
@@ -160,7 +162,7 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
             own = by_image.get_group(key) if key in by_image.groups else cells.iloc[:0]
             source = raw / image["path"] if raw and cfg.to == "cellprofiler" else None
             mask = where / "masks" / f"{key}.tif"
-            yield Job(cfg, image, number, out / names[key], mask, source, made.get("read") or {}, channels, own)
+            yield Job(cfg, image, number, out / names[key], mask, source, read, channels, own)
 
     return jobs(), len(images)
 
@@ -272,9 +274,8 @@ def pixels_of(job: Job, shape: tuple[int, ...]) -> tuple[NDArray[Any] | None, st
     path = job.image["path"]
     if job.source is None or not job.source.is_file():
         return None, f"no intensities for {path!r}: the image is not at {job.source}; say where with --raw"
-    chosen = {name: job.read[name] for name in ("frames", "channels") if job.read.get(name)}
     try:
-        image = read_image(job.source, limits=Limits(max_megapixels=job.read.get("max_megapixels", 64)), **chosen)
+        image = read_as(job.source, job.read)
     except ImageError as error:
         return None, f"no intensities for {path!r}: {error}"
     if image.sha256 != job.image["sha256"] or image.pixels.shape[:2] != shape:

@@ -131,7 +131,7 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             workers = local.cores() if cfg.workers is None else cfg.workers
-            images, cells = readycrops.gather(folder, table, cfg.unit, cfg.max_size, workers, out)
+            images, cells = readycrops.gather(folder, table, cfg.unit, cfg.max_size, cfg.read, workers, out)
             images, cells = images.assign(**hygiene.EMPTY | {"n_cells": images["n_cells"]}), cells.assign(mode="cell")
             write_tables(images, cells, None, out)
             claimed.finish(account.summarise(images, cells, None))

@@ -6,12 +6,14 @@ A share of the images (whole units) is held out; average precision on them is me
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.cells.pixels import ReadConfig, load_pixels, seen_by_segmenter
 from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
@@ -19,12 +21,14 @@ from cellvision.core.progress import say, track
 from cellvision.core.rng import derive, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.executors import local
+from cellvision.io import rawfolder
+from cellvision.io.images.reader import ImageError
 from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 1
+REVISION = 2
 
 
 class Config(StageConfig):
@@ -37,10 +41,14 @@ class Config(StageConfig):
         None, "regular expression on the image's path, its first group names what belongs together"
     )
     held_out: float = option(0.25, "share of the units that are only scored; 0 trains on everything", ge=0, lt=1)
+    read: ReadConfig = option(ReadConfig(), "how files become pixels, as in segment", flag=False)
     loop: LoopConfig = option(
         LoopConfig(steps=200, batch=8, lr=3e-4, weight_decay=0.02, ema=0.98), "length and rate", flag=False
     )
-    short: ClassVar[dict[str, str]] = {name: f"loop.{name}" for name in ("steps", "batch", "lr")}
+    short: ClassVar[dict[str, str]] = {
+        **{name: f"loop.{name}" for name in ("steps", "batch", "lr")},
+        **{name: f"read.{name}" for name in ("channels", "frames", "max_megapixels", "follow_symlinks")},
+    }
 
 
 def run(cfg: Config, out: Path) -> None:
@@ -59,8 +67,8 @@ def run(cfg: Config, out: Path) -> None:
         if not claimed.done:
             table["held_out"] = hold_out(table["unit"], cfg.held_out, cfg.seed)
             device = pick_device(cfg.device, cfg.threads)
-            before = score(table[table["held_out"]], start, cfg.device)
-            scenes, natives = pack(table[~table["held_out"]], out / "pack")
+            before = score(cfg, table[table["held_out"]], start)
+            scenes, natives = pack(cfg, table[~table["held_out"]], out / "pack")
             network = nano_network.load(start).to(device)
             history = loop.train(
                 network,
@@ -74,7 +82,7 @@ def run(cfg: Config, out: Path) -> None:
             )
             weights = out / "weights.safetensors"
             nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
-            after = score(table[table["held_out"]], weights, cfg.device)
+            after = score(cfg, table[table["held_out"]], weights)
             claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
             loop.forget(out / "checkpoints")
             loop.forget(out / "pack")
@@ -86,23 +94,21 @@ def pairs_of(cfg: Config) -> pd.DataFrame:
     import pandas as pd
 
     from cellvision.evidence import labelscores
-    from cellvision.io.rawfolder import scan
 
     if not cfg.raw.is_dir():
         raise NoUsableInput(f"no folder at {cfg.raw}")
     truth = labelscores.find(cfg.truth)
-    entries = [entry for entry in scan(cfg.raw) if entry.status == "ok"]
+    listed = rawfolder.scan(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
+    entries = [entry for entry in listed if entry.status == "ok"]
     images = pd.DataFrame({"path": [entry.relative for entry in entries], "image_id": [e.image_id for e in entries]})
     rows = []
     for entry, maps in zip(entries, labelscores.assign(images, truth.maps) if len(images) else [], strict=True):
         if len(maps) == 1:
-            row = {
-                "path": entry.relative,
-                "file": entry.path,
-                "truth": maps[0],
-                "unit": unit_of(entry.relative, cfg.unit),
-            }
-            rows.append(row | {"sha256": files.sha256_file(entry.path), "truth_sha256": files.sha256_file(maps[0])})
+            hashed = replace(entry, sha256=files.sha256_file(entry.path))
+            rows.append({
+                "path": entry.relative, "entry": hashed, "truth": maps[0], "unit": unit_of(entry.relative, cfg.unit),
+                "sha256": hashed.sha256, "truth_sha256": files.sha256_file(maps[0]),
+            })  # fmt: skip
     if not rows:
         raise NoUsableInput(
             f"none of the {len(entries)} images in {cfg.raw} has a label map of its name in {cfg.truth}"
@@ -135,24 +141,23 @@ def hold_out(units: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
     return np.isin(units, names[:count])
 
 
-def read(row: Any) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def read(cfg: Config, row: Any) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """An image, (H, W, 1 or 3) uint8 as `segment` sees it, and its labels 1..n without gaps."""
     from cellvision.io import geojson
-    from cellvision.io.images.intensity import intensity_range, to_uint8
-    from cellvision.io.images.reader import read_image
 
-    image = read_image(row.file).pixels
-    pixels = to_uint8(image, intensity_range(image))
-    pixels = pixels if pixels.shape[2] in (1, 3) else pixels.mean(2, keepdims=True).astype(np.uint8)
+    try:
+        pixels = seen_by_segmenter(load_pixels(row.entry, cfg.read)[1])
+    except ImageError as error:
+        raise ImageError(error.reason, f"{row.path!r} cannot be trained on: {error}") from None
     labels = geojson.read_labels(row.truth, pixels.shape[:2]).labels
     return pixels, np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
 
 
-def pack(table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
+def pack(cfg: Config, table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
     """The training images as scenes and native images, each image with the same weight."""
     from cellvision.segmenters.nano import training as nano_training
 
-    arrays = [read(row) for row in table.itertuples()]
+    arrays = [read(cfg, row) for row in table.itertuples()]
     arrays = [(pixels, labels) for pixels, labels in arrays if labels.any()]
     if not arrays:
         raise NoUsableInput("no label map of the training images holds a cell")
@@ -165,15 +170,15 @@ def pack(table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
     return nano_training.Scenes(folder / "scenes"), nano_training.Scenes(folder / "natives")
 
 
-def score(table: pd.DataFrame, weights: Path, device: str) -> list[dict[str, float]]:
+def score(cfg: Config, table: pd.DataFrame, weights: Path) -> list[dict[str, float]]:
     """`overlap.score` of each image with these weights."""
     from cellvision.evidence import overlap
     from cellvision.segmenters import SEGMENTERS
 
-    segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=device)
+    segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=cfg.device)
     found = []
     for row in track(table.itertuples(), "train_segmenter: score", len(table)):
-        pixels, labels = read(row)
+        pixels, labels = read(cfg, row)
         found.append(overlap.score(labels, segmenter.segment(pixels).masks))
     return found
 

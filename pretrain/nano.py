@@ -138,12 +138,10 @@ def painted(out: Path, seed: int, images: int) -> Iterator[Sample]:
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """(H, W, 1 or 3) uint8, as `segment` reads it."""
-    from cellvision.io.images.intensity import intensity_range, to_uint8
-    from cellvision.io.images.reader import read_image
+    from cellvision.cells.pixels import ReadConfig, in_8_bits, read_as
 
-    pixels = read_image(path).pixels
-    pixels = to_uint8(pixels, intensity_range(pixels))
-    return pixels if pixels.shape[2] in (1, 3) else pixels[..., :1]
+    how = ReadConfig()
+    return in_8_bits(read_as(path, how), how)
 
 
 def read_masks(path: Path) -> NDArray[np.int32]:

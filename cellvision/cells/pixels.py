@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,11 +45,21 @@ def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def load_pixels(entry: Entry, cfg: ReadConfig) -> tuple[Image, NDArray[np.uint8]]:
     """An image and its (H, W, C) uint8 pixels on its own recorded intensity range. Raises ImageError."""
-    limits = Limits(max_megapixels=cfg.max_megapixels)
-    image = read_image(entry.path, frames=cfg.frames, channels=cfg.channels, limits=limits)
+    image = read_as(entry.path, cfg)
     if image.sha256 != entry.sha256:
         raise ImageError(Reason.E_CHANGED, "the file changed after the folder was listed; run again when it is at rest")
+    return image, in_8_bits(image, cfg)
+
+
+def read_as(path: Path, cfg: ReadConfig) -> Image:
+    """The frames and channels asked for, in the depth of the file. Raises ImageError."""
+    limits = Limits(max_megapixels=cfg.max_megapixels)
+    return read_image(path, frames=cfg.frames, channels=cfg.channels, limits=limits)
+
+
+def in_8_bits(image: Image, cfg: ReadConfig) -> NDArray[np.uint8]:
+    """(H, W, C) uint8 of an image. ImageError where it has channels that nobody has chosen among."""
     channels = image.pixels.shape[2]
     if cfg.channels is None and channels not in GREY_OR_RGB:
         raise ImageError(Reason.E_CHANNELS, f"{channels} channels; say which to use with --channels, such as 0,1,2")
-    return image, to_uint8(image.pixels, intensity_range(image.pixels))
+    return to_uint8(image.pixels, intensity_range(image.pixels))

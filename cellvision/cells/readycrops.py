@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells import crop, cropstore
+from cellvision.cells.pixels import ReadConfig, read_as
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import track
 from cellvision.executors import local
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
-from cellvision.io.images.reader import ImageError, Reason, read_image
+from cellvision.io.images.reader import ImageError, Reason
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,9 +44,9 @@ def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
     return table.sort_values("image", ignore_index=True)
 
 
-def load(task: tuple[Path, list[str]]) -> list[dict[str, Any]]:
+def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
     """Decode some crops; a file that cannot be read becomes a row with its reason and no pixels."""
-    folder, names = task
+    folder, names, how = task
     root = folder.resolve()
     found = []
     for name in names:
@@ -54,7 +55,7 @@ def load(task: tuple[Path, list[str]]) -> list[dict[str, Any]]:
         try:
             if root not in path.resolve().parents:
                 raise ImageError(Reason.E_UNSAFE, "lies outside the crops folder")
-            image = read_image(path)
+            image = read_as(path, how)
             pixels = to_uint8(image.pixels, intensity_range(image.pixels))
             row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
         except ImageError as error:
@@ -64,13 +65,13 @@ def load(task: tuple[Path, list[str]]) -> list[dict[str, Any]]:
 
 
 def gather(
-    folder: Path, table: pd.DataFrame, unit: str | None, max_size: int, workers: int, out: Path
+    folder: Path, table: pd.DataFrame, unit: str | None, max_size: int, read: ReadConfig, workers: int, out: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write crops/ and geometry.json; -> the images and the cells table."""
     import pandas as pd
 
     names = table["image"].tolist()
-    tasks = [(folder, names[start : start + CHUNK]) for start in range(0, len(names), CHUNK)]
+    tasks = [(folder, names[start : start + CHUNK], read) for start in range(0, len(names), CHUNK)]
     parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks))
     rows = [row for part in parts for row in part]
     good = [row for row in rows if row["status"] == "ok"]

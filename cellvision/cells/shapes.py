@@ -79,7 +79,7 @@ def runs_of(labels: NDArray[np.integer]) -> Runs:
 
 
 def stacked(masks: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Runs]:
-    """(n, S, S) masks of crops -> (n * S, S) labels 1..n, one below the other; their runs, rows counted in each crop."""
+    """(n, S, S) masks of crops -> (n * S, S) labels 1..n, one below the other; their runs, rows as in each crop."""
     numbers = np.arange(1, len(masks) + 1, dtype=np.int32)[:, None, None]
     labels = (masks * numbers).reshape(-1, masks.shape[2]).astype(np.int32)
     runs = runs_of(labels)

@@ -54,9 +54,9 @@ def test_it_learns_a_new_kind_of_cell_and_scores_it_on_unseen_images(tmp_path: P
     assert table.loc[table["held_out"], "ap_50_after"].notna().all()
     assert table.loc[~table["held_out"], "ap_50_after"].isna().all()
     assert not (tmp_path / "out" / "checkpoints").exists()
-    again = train_segmenter.score(table.assign(file=[raw / p for p in table["path"]],
-        truth=[(truth / p).with_suffix(".tif") for p in table["path"]])[table["held_out"]],
-        tmp_path / "out" / "weights.safetensors", "cpu")  # fmt: skip
+    cfg = config(raw, truth, held_out=0.34)
+    held = train_segmenter.pairs_of(cfg)[table["held_out"]]
+    again = train_segmenter.score(cfg, held, tmp_path / "out" / "weights.safetensors")
     assert np.mean([row["ap_50"] for row in again]) == pytest.approx(found["ap_50_after"])
 
 
