@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
-REVISION = 3
+REVISION = 4
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
 OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  # what an arm cannot have for itself

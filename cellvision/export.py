@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellvision.cells import cellprofiler
 from cellvision.cells.modes import MODES
-from cellvision.cells.pixels import ReadConfig, read_as
+from cellvision.cells.pixels import ReadConfig, grey_repeated, read_as
 from cellvision.core import files
 from cellvision.core.config import StageConfig, build, option, read_yaml
 from cellvision.core.errors import ConfigError, UnsafeInput
@@ -280,9 +280,7 @@ def pixels_of(job: Job, shape: tuple[int, ...]) -> tuple[NDArray[Any] | None, st
         return None, f"no intensities for {path!r}: {error}"
     if image.sha256 != job.image["sha256"] or image.pixels.shape[:2] != shape:
         return None, f"no intensities for {path!r}: the file is not the one that was segmented"
-    if image.pixels.shape[2] == 1 < len(job.channels):
-        return np.repeat(image.pixels, len(job.channels), axis=2), ""
-    return image.pixels, ""
+    return grey_repeated(image.pixels, len(job.channels)), ""
 
 
 def write_tables(results: Iterator[tuple[Any, str]], out: Path) -> tuple[int, list[str]]:

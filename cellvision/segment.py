@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cellvision.branches import items
 from cellvision.cells import account, annotate, crop, cropstore, hygiene, readycrops
 from cellvision.cells.modes import Mode
-from cellvision.cells.pixels import ReadConfig, load_pixels, seen_by_segmenter
+from cellvision.cells.pixels import ReadConfig, grey_repeated, load_pixels, seen_by_segmenter
 from cellvision.cells.quality import Flag
 from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, option
@@ -306,9 +306,7 @@ def write_crops(
 def crop_one(task: tuple[Config, Entry, Any, int, int, Path]) -> NDArray[np.uint8]:
     """The crops of one image, (n, S, S, C+1); a grey image among colour ones is repeated over the channels."""
     cfg, entry, cells, size, channels, out = task
-    pixels = load_pixels(entry, cfg.read)[1]
-    if pixels.shape[2] == 1 < channels:
-        pixels = np.repeat(pixels, channels, axis=2)
+    pixels = grey_repeated(load_pixels(entry, cfg.read)[1], channels)
     return crop.cut(pixels, labelmaps.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
 
 

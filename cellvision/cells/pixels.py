@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,11 @@ def grey_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 3:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), np.uint8)
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels.mean(2).astype(np.uint8)
+
+
+def grey_repeated(pixels: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(H, W, C) -> a grey image among colour ones with so many channels, any other as it is."""
+    return np.repeat(pixels, channels, axis=2) if pixels.shape[2] == 1 < channels else pixels
 
 
 def seen_by_segmenter(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

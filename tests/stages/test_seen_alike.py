@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.measure import regionprops
 
 from cellvision import export, segment, train_segmenter
+from cellvision.cells.pixels import grey_repeated
 from cellvision.core.errors import ConfigError
 from cellvision.io import labelmaps
 from cellvision.io.images.reader import ImageError
@@ -134,3 +135,12 @@ def test_ready_crops_are_read_with_the_options_given(tmp_path: Path) -> None:
     assert crops.shape[-1] == 2
     inside = crops[0, ..., 1] > 0
     assert np.corrcoef(crops[0, ..., 0][inside], image[2].ravel())[0, 1] > 0.99
+
+
+def test_grey_among_colour_is_repeated_and_colour_stays() -> None:
+    grey, colour = np.moveaxis(planes(1), 0, 2), np.moveaxis(planes(3), 0, 2)
+    repeated = grey_repeated(grey, 3)
+    assert repeated.shape == (*SHAPE, 3)
+    assert (repeated == grey).all()
+    assert grey_repeated(colour, 3) is colour
+    assert grey_repeated(grey, 1) is grey

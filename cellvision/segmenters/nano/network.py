@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cellvision.cells.pixels import grey_repeated
 from cellvision.io.images.pixels import stretched
 
 DIAMETER = 20.0  # px, the cell diameter the flows are trained at
@@ -73,8 +74,7 @@ class Up(nn.Module):
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 1 or 3) -> (H, W, 3), stretched over `RANGE`; grey is repeated."""
-    mapped = stretched(pixels, RANGE)
-    return np.repeat(mapped, 3, axis=2) if pixels.shape[2] == 1 else mapped
+    return grey_repeated(stretched(pixels, RANGE), 3)
 
 
 def typical_diameter(masks: NDArray[np.integer]) -> float:
