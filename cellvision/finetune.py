@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
     from cellvision.strategies import Strategy
 
-REVISION = 2
+REVISION = 3
 
 
 class Config(StageConfig):
