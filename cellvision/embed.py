@@ -12,7 +12,7 @@ from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
 from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.progress import say
-from cellvision.core.rng import torch_seed
+from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import metrics, splits
 from cellvision.evidence.problem import Supervised
@@ -21,7 +21,8 @@ from cellvision.evidence.splits import Splits
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 2
+REVISION = 3
+DRAWN = 5000  # items in the picture
 
 
 class Config(StageConfig):
@@ -59,6 +60,7 @@ def run(cfg: Config, out: Path) -> None:
             trained = encoders.resolve(spec, branch, every, torch_seed(cfg.seed, "encoder"))
             features = encoders.embed(trained.module.to(device), branch, trained.state, every)
             write_h5ad(out / "embeddings.h5ad", features, branch, made)
+            draw(cfg, branch, features, out / "embedding.png")
             found = {"items": len(features), "features": trained.width, "rank": metrics.effective_rank(features)}
             claimed.finish(found | probe(cfg, branch, made, trained, features))
     report_to_person(out)
@@ -113,6 +115,18 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
         if baseline.estimator == "logistic":  # the same probe on plain features
             found |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
     return found
+
+
+def draw(cfg: Config, branch: Branch, features: NDArray[np.float32], path: Path) -> None:
+    """(n, d) features on their first two principal axes, by target and by group; a sample where there are many."""
+    from cellvision.models import neighbours
+    from cellvision.plots.points import projection
+
+    table = branch.items.table
+    rows = np.sort(generator(cfg.seed, "drawn").permutation(len(table))[:DRAWN])
+    shown = {name: table[name].iloc[rows].to_numpy(str) for name in (cfg.target, "group") if name in table}
+    plane = neighbours.project(features[rows], "pca", torch_seed(cfg.seed, "drawn"))
+    projection(plane, shown, "principal axis", path)
 
 
 def write_h5ad(path: Path, features: NDArray[np.float32], branch: Branch, made: Splits) -> None:

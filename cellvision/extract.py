@@ -24,7 +24,8 @@ from cellvision.core.rundir import RunDir
 if TYPE_CHECKING:
     import pyarrow as pa
 
-REVISION = 2
+REVISION = 3
+DRAWN = 12  # traces in the picture
 BATCH = 4 << 20  # bytes of traces in a record batch
 FAULT = ["file", "status", "reason", "sample", "cell"]
 DROPPED = "first_block"  # a column of the reader that is no fact about a cell
@@ -53,6 +54,7 @@ def run(cfg: Config, out: Path) -> None:
             files.write_parquet(out / "files.parquet", pd.DataFrame(reader.files))
             files.write_csv(out / "faults.csv", pd.DataFrame([vars(fault) for fault in reader.faults], columns=FAULT))
             files.write_csv(out / "preview.csv", pd.DataFrame(preview.rows))
+            draw(out / "traces.arrow", out / "preview.png")
             good = sum(row["status"] == "ok" for row in reader.files)
             skipped = sum(fault.status != "note" for fault in reader.faults)
             claimed.finish({"files": len(reader.files), "files_ok": good, "skipped": skipped, **shape})
@@ -186,6 +188,15 @@ class Writer:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def draw(arrow: Path, path: Path) -> None:
+    """A few traces, evenly spread over the table."""
+    from cellvision.plots.results import traces
+
+    every, table = tracestore.from_extraction(arrow)
+    rows = np.linspace(0, len(table) - 1, min(len(table), DRAWN)).astype(np.int64)
+    traces(every.take(rows)[:, 0], [str(name) for name in table["source_id"].iloc[rows]], path)
 
 
 # -- the preview --------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,19 @@ if TYPE_CHECKING:
 
 POSITIONAL = "run"
 TEMPLATE = Path(__file__).with_name("report.html")
-ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune", "ablate", "predict")
+ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune", "ablate", "predict")  # of children
+FIRST = 10  # rows of a table that the page shows
+SMALL, LARGE = 1e-3, 1e5  # numbers beyond are written with an exponent
 CROPS_SHOWN = 24  # a group
 SHORTCUT_SHARE = 0.8  # of the best network's score: from here on a shortcut is named
+MARKERS_SHOWN = 3  # a cluster
+MEGABYTE = 1e6  # bytes
+LIMITS = {  # what no run of a stage shows
+    "cluster": ("clusters are no finding by themselves; a classifier of them on the same values is circular",),
+    "importance": (
+        "features that go together share their importance: a low value is no proof that a feature means nothing",
+    ),
+}
 Run = dict[str, Any]  # record (run.json), where, metrics, and what the template asks for
 
 
@@ -52,7 +63,7 @@ def write(folder: Path, path: Path) -> None:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"score": score, "difference": difference, "share": share}
+    environment.globals |= {"score": score, "difference": difference, "share": share, "shown": shown}
     page = environment.from_string(TEMPLATE.read_text("utf-8"))
     files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
     say(f"report: {path}")
@@ -65,7 +76,12 @@ def runs_below(folder: Path) -> Iterator[Run]:
     inside = [load(path.parent) for path in children]
     if files.read_json(folder / "run.json")["stage"] == "ablate":
         inside = [one for one in inside if one["stage"] == "pretrain"]
-    yield from sorted(inside, key=lambda one: (ORDER.index(one["stage"]), one["held_out"], one["folder"]))
+    yield from sorted(inside, key=lambda one: (place_of(one["stage"]), one["held_out"], one["folder"]))
+
+
+def place_of(stage: str) -> int:
+    """Where a stage stands on the page; one without a place comes last."""
+    return ORDER.index(stage) if stage in ORDER else len(ORDER)
 
 
 def load(where: Path) -> Run:
@@ -80,10 +96,18 @@ def load(where: Path) -> Run:
         "held_out": record.get("held_out", ""),
         "took": took(record),
         "metrics": metrics,
+        "command": repeated_by(where, record["stage"]),
+        "pictures": pictures(where),
     }
-    gather = {"segment": of_segment, "plan": of_plan, "ablate": of_ablate, "finetune": of_scored, "embed": of_scored}
     done = record["status"] == "done"
-    return one | (gather[record["stage"]](where) if done and record["stage"] in gather else {}) | pictures(where)
+    gathered = GATHERED[record["stage"]](where) if done and record["stage"] in GATHERED else {}
+    return one | gathered | {f"picture_{name}": picture for name, picture in one["pictures"].items()}
+
+
+def repeated_by(where: Path, stage: str) -> str:
+    """The command that runs the stage again with the same options, into a new folder."""
+    again = where.with_name(f"{where.resolve().name}-again")
+    return shlex.join(["cellvision", stage, "--config", str(where / "config.yaml"), "--out", str(again)])
 
 
 def took(record: dict[str, Any]) -> str:
@@ -97,7 +121,7 @@ def took(record: dict[str, Any]) -> str:
 
 def pictures(where: Path) -> dict[str, str]:
     """The run's own pictures by name, as data for the page."""
-    return {f"picture_{path.stem}": of_bytes(path.read_bytes()) for path in sorted(where.glob("*.png"))}
+    return {path.stem: of_bytes(path.read_bytes()) for path in sorted(where.glob("*.png"))}
 
 
 # -- what each stage has to show ----------------------------------------------------------------------------------
@@ -161,8 +185,104 @@ def of_plan(where: Path) -> dict[str, Any]:
 
 
 def of_scored(where: Path) -> dict[str, Any]:
-    found = files.read_json(where / "metrics.json")
-    return {"baselines": [name.removeprefix("baseline_") for name in found if name.startswith("baseline_")]}
+    metrics = files.read_json(where / "metrics.json")
+    return {"baselines": [name.removeprefix("baseline_") for name in metrics if name.startswith("baseline_")]}
+
+
+def of_embed(where: Path) -> dict[str, Any]:
+    """The plain models beside the probes, and the recall of every class."""
+    import pandas as pd
+
+    metrics, start = files.read_json(where / "metrics.json"), "linear_recall_"
+    classes = [name.removeprefix(start) for name in metrics if name.startswith(start)]
+    recalls = {
+        "class": classes,
+        "recall, linear probe": [metrics[f"{start}{name}"] for name in classes],
+        "recall, kNN": [metrics.get(f"knn_recall_{name}") for name in classes],
+    }
+    return {**of_scored(where), "recalls": first_rows(pd.DataFrame(recalls))}
+
+
+def of_cluster(where: Path) -> dict[str, Any]:
+    """How large the clusters are, and their first items and markers."""
+    import pandas as pd
+
+    clusters = pd.read_csv(where / "clusters.csv")
+    sizes = clusters["cluster"].value_counts().sort_index().rename_axis("cluster").reset_index(name="items")
+    sizes["% of the items"] = (100 * sizes["items"] / len(clusters)).round(1)
+    tables = {"sizes": first_rows(sizes, len(sizes)), "rows": first_rows(clusters)}
+    if (where / "markers.csv").exists():
+        markers = pd.read_csv(where / "markers.csv")
+        tables["markers"] = first_rows(markers.groupby("cluster").head(MARKERS_SHOWN), len(markers))
+    return tables
+
+
+def of_importance(where: Path) -> dict[str, Any]:
+    import pandas as pd
+
+    table = pd.read_csv(where / "importance.csv")
+    titles = {
+        "importance": "importance, nats", "lowest": "lowest fold", "highest": "highest fold",
+        "accuracy_drop": "accuracy lost", "folds_tried": "folds tried", "folds_above_zero": "folds above 0",
+    }  # fmt: skip
+    jaccard = {name.partition("_")[0].removeprefix("top"): value for name, value in
+               files.read_json(where / "metrics.json").items() if name.endswith("_jaccard")}  # fmt: skip
+    return {"rows": first_rows(table.rename(columns=titles), 2 * FIRST), "jaccard": jaccard}
+
+
+def of_extract(where: Path) -> dict[str, Any]:
+    """The first files, what was left out of them, and what their columns hold."""
+    import pandas as pd
+
+    read = files.read_parquet(where / "files.parquet")
+    read = read.assign(bytes=read["bytes"] / MEGABYTE).rename(columns={"bytes": "MB", "points": "time points"})
+    faults, preview = (pd.read_csv(where / f"{name}.csv") for name in ("faults", "preview"))
+    first = preview[(preview["file"] == preview["file"].iloc[0]) & (preview["column"] != "source_hash")]
+    columns = first_rows(first.drop(columns="file"), 2 * FIRST)
+    return {"rows": first_rows(read), "faults": first_rows(faults), "columns": columns}
+
+
+def of_train_segmenter(where: Path) -> dict[str, Any]:
+    """Held-out scores before and after, over all images and for the first ones."""
+    import pandas as pd
+
+    metrics, scores = files.read_json(where / "metrics.json"), files.read_parquet(where / "scores.parquet")
+    if "ap_50_after" not in metrics:
+        return {"rows": first_rows(scores[["path", "unit"]])}
+    titles = {
+        "ap_50": "AP at IoU 0.5", "ap_75": "AP at IoU 0.75", "ap_90": "AP at IoU 0.9", "f1_50": "F1 at IoU 0.5",
+        "count_error": "count error, share of the true cells",
+    }  # fmt: skip
+    rows = [
+        {"score": title, "before": metrics[f"{name}_before"], "after": metrics[f"{name}_after"]}
+        for name, title in titles.items()
+    ]
+    held = scores.loc[scores["held_out"]]
+    columns = {"path": "held-out image", "unit": "unit", "n_true_after": "true cells"}
+    columns |= {f"ap_50_{when}": f"AP at IoU 0.5 {when}" for when in ("before", "after")}
+    return {
+        "summary": first_rows(pd.DataFrame(rows)),
+        "rows": first_rows(held[list(columns)].rename(columns=columns)),
+        "units": held["unit"].nunique(),
+    }
+
+
+def first_rows(table: pd.DataFrame, count: int = FIRST) -> dict[str, Any]:
+    """A table as the page shows it: columns that hold anything, its first rows as text, how many rows there are."""
+    table = table.dropna(axis=1, how="all")
+    rows = [[shown(value) for value in row] for row in table.head(count).itertuples(index=False, name=None)]
+    return {"columns": [str(name).replace("_", " ") for name in table.columns], "rows": rows, "total": len(table)}
+
+
+def shown(value: Any) -> str:
+    """A number with four digits, text as it was before it was written to a CSV, nothing for what is missing."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.4f}".rstrip("0") if SMALL <= abs(value) < 1 else f"{value:.4g}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) < LARGE else f"{value:.4g}"
+    return str(files.alive(value))
 
 
 def of_ablate(where: Path) -> dict[str, Any]:
@@ -186,6 +306,19 @@ def confusions(where: Path) -> Iterator[dict[str, Any]]:
         buffer = io.BytesIO()
         confusion_matrix(first, buffer, level)
         yield {"arm": arm, "level": level, "units": first["unit"].nunique(), "picture": of_bytes(buffer.getvalue())}
+
+
+GATHERED: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "segment": of_segment,
+    "train_segmenter": of_train_segmenter,
+    "extract": of_extract,
+    "plan": of_plan,
+    "embed": of_embed,
+    "finetune": of_scored,
+    "ablate": of_ablate,
+    "cluster": of_cluster,
+    "importance": of_importance,
+}
 
 
 # -- words --------------------------------------------------------------------------------------------------------
@@ -212,11 +345,26 @@ def cannot_claim(one: Run) -> Iterator[str]:
     """Sentences about what these results do not show."""
     if "plan" in one:
         yield from one["plan"]["claims"]
+    yield from LIMITS.get(one["stage"], ()) if one["metrics"] else ()
+    yield from left_out(one["stage"], one["metrics"])
     yield from (f"not run: {line}" for line in one["metrics"].get("not_run", []))
     yield from one["metrics"].get("stamps", [])
     if one["metrics"].get("not_evaluated"):
         yield f"cannot be evaluated (fewer than two units): {', '.join(one['metrics']['not_evaluated'])}"
     yield from shortcuts(one)
+
+
+def left_out(stage: str, metrics: dict[str, Any]) -> Iterator[str]:
+    """What a stage could not read, or did not measure."""
+    if stage == "extract" and metrics.get("skipped"):
+        yield f"{metrics['skipped']} files, samples or cells were left out; faults.csv names each with its reason"
+    if stage == "train_segmenter" and metrics:
+        if "ap_50_after" not in metrics:
+            yield "nothing was held out, so nobody knows how good these weights are on new images"
+        elif metrics["ap_50_after"] < metrics["ap_50_before"]:
+            yield "the segmenter has become worse on held-out images; keep the old weights, or correct more masks"
+    if stage == "embed" and "not_probed" in metrics:
+        yield f"the embedding was not probed: {metrics['not_probed']}"
 
 
 def shortcuts(one: Run) -> Iterator[str]:

@@ -53,6 +53,9 @@ class Config(StageConfig):
 
 def run(cfg: Config, out: Path) -> None:
     """Fine-tune on the training units, score the held-out ones before and after."""
+    import pandas as pd
+
+    from cellvision.plots.results import curves
     from cellvision.segmenters.nano import network as nano_network
     from cellvision.segmenters.nano import segmenter as nano
     from cellvision.segmenters.nano import training as nano_training
@@ -83,6 +86,7 @@ def run(cfg: Config, out: Path) -> None:
             weights = out / "weights.safetensors"
             nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
             after = score(cfg, table[table["held_out"]], weights)
+            curves(pd.DataFrame(history), out / "curves.png")
             claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
             loop.forget(out / "checkpoints")
             loop.forget(out / "pack")

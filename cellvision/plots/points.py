@@ -17,6 +17,7 @@ COLOURS = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000", "#999999", "#7f3c8d",
 )  # fmt: skip
 SHAPES = "osD^vPX<>*"
+NARROWEST = 5.0  # inches, so that the axis' words find room
 SHOWN = 20  # labels that get a colour and a shape of their own
 
 
@@ -66,12 +67,13 @@ def dots(table: pd.DataFrame, path: Path) -> None:
     table: cluster, gene, share, level (rows of every pair).
     """
     genes, clusters = list(dict.fromkeys(table["gene"])), list(dict.fromkeys(table["cluster"]))
-    made, axis = figure(1.6 + 0.22 * len(genes), 1.4 + 0.26 * len(clusters))
+    made, axis = figure(max(NARROWEST, 1.6 + 0.22 * len(genes)), 1.4 + 0.26 * len(clusters))
     x = [genes.index(name) for name in table["gene"]]
     y = [clusters.index(name) for name in table["cluster"]]
     axis.scatter(x, y, s=60 * table["share"], c=table["level"], cmap="Greys", edgecolors="0.4", linewidths=0.4)
     axis.set_xticks(range(len(genes)), [plain(name) for name in genes], rotation=90, fontsize=6)
     axis.set_yticks(range(len(clusters)), [f"cluster {name}" for name in clusters], fontsize=7)
+    axis.margins(x=0.6 / len(genes), y=0.6 / len(clusters))
     axis.set_xlabel("marker genes; size: share of the cluster's cells, shade: mean level scaled per gene", fontsize=7)
     axis.invert_yaxis()
     save(made, path)

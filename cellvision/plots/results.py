@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellvision.evidence import metrics, targets
 from cellvision.plots.base import figure, plain, save
@@ -32,6 +33,20 @@ def curves(table: pd.DataFrame, path: Path) -> None:
         axis.set(title=titles[name], xlabel="step")
         axis.title.set_fontsize(9)
     save(made, path)
+
+
+def traces(values: NDArray[np.float32], names: list[str], path: Path) -> None:
+    """(n, time) traces one below the other, each with its source's name and its range."""
+    drawing, axes = figure(8, 0.6 + 0.55 * len(values), nrows=len(values), sharex=True, squeeze=False)
+    for axis, trace, name in zip(axes.flat, values, names, strict=True):
+        axis.plot(trace, color="0.1", lw=0.8)
+        finite = trace[np.isfinite(trace)]
+        reach = f"{finite.min():.3g} to {finite.max():.3g}" if len(finite) else "no value"
+        axis.set_yticks([])
+        axis.set_ylabel(f"{plain(name)[-28:]}\n{reach}", fontsize=6, rotation=0, ha="right", va="center")
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes.flat[-1].set_xlabel("time point")
+    save(drawing, path)
 
 
 def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) -> None:
