@@ -28,7 +28,7 @@ from cellvision.training.schedule import LoopConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 2
+REVISION = 3
 
 
 class Config(StageConfig):
