@@ -403,9 +403,8 @@ def _rows(table: pd.DataFrame, name: str) -> list[tuple[str, float, float, float
 
 def report_to_person(out: Path) -> None:
     """One line an arm."""
-    import pandas as pd
 
-    summary, differences = pd.read_csv(out / "summary.csv"), pd.read_csv(out / "differences.csv")
+    summary, differences = files.read_csv(out / "summary.csv"), files.read_csv(out / "differences.csv")
     pairs = differences.set_index("arm").to_dict("index")
     for row in summary.to_dict("records"):
         if row["status"] != "ok":

@@ -156,10 +156,9 @@ def agreement(folds: list[pd.DataFrame], top: int) -> dict[str, float]:
 
 
 def report_to_person(out: Path) -> None:
-    import pandas as pd
 
     found = files.read_json(out / "metrics.json")
-    first = ", ".join(pd.read_csv(out / "importance.csv")["feature"].head(10).astype(str))
+    first = ", ".join(files.read_csv(out / "importance.csv")["feature"].head(10).astype(str))
     overlap = next((f"{value:.2f}" for key, value in found.items() if key.endswith("_jaccard")), "unknown")
     say(f"importance: balanced accuracy {found['balanced_accuracy']:.3f}; folds agree by {overlap} (Jaccard)")
     say(f"importance: first: {first} -> {out}")

@@ -155,12 +155,10 @@ def of_segment(where: Path) -> dict[str, Any]:
 
 def of_truth(where: Path) -> dict[str, Any]:
     """The scores against label maps, where there are any."""
-    import pandas as pd
 
     if not (where / "truth.json").is_file():
         return {}
-    summary = pd.read_csv(where / "truth.csv", dtype={"value": str}, keep_default_na=False)
-    summary["value"] = [files.alive(value) for value in summary["value"]]
+    summary = files.read_csv(where / "truth.csv", text=("value",))
     several = summary.groupby("by")["value"].transform("size") > 1
     rows = summary[several | (summary["by"] == "all")].to_dict("records")
     return {"truth": files.read_json(where / "truth.json"), "truth_rows": rows}
@@ -286,9 +284,8 @@ def shown(value: Any) -> str:
 
 
 def of_ablate(where: Path) -> dict[str, Any]:
-    import pandas as pd
 
-    summary, differences = pd.read_csv(where / "summary.csv"), pd.read_csv(where / "differences.csv")
+    summary, differences = files.read_csv(where / "summary.csv"), files.read_csv(where / "differences.csv")
     pairs = {row["arm"]: difference(row, "difference") for row in differences.to_dict("records")}
     arms = [row | {"difference": pairs.get(row["arm"], "reference")} for row in summary.to_dict("records")]
     return {"arms": arms, "matrices": list(confusions(where))}

@@ -45,7 +45,7 @@ FILE_LINES, FUNCTION_LINES = 450, 50
 
 HOMES = {  # library -> the files and folders that may import it
     "albumentations": {"branches/image/branch.py"},
-    "anndata": {"embed.py", "branches/rna/counts.py", "io/tables.py"},
+    "anndata": {"embed.py", "io/h5ad.py"},
     "cellpose": {"segmenters/cellpose.py", "segmenters/nano/dynamics.py"},
     "imagecodecs": {"io/images/raster.py"},
     "jinja2": {"report.py"},
@@ -157,6 +157,21 @@ def test_imports_point_down(path: Path) -> None:
         assert not [name_of(other) for other in used_modules(path) if floor_of(other) > floor_of(path)]
     if path.stem in STAGES - RUN_OTHERS and path.parent == PACKAGE:
         assert not [name_of(other) for other in used_modules(path) if other.parent == PACKAGE]
+
+
+READERS = {"read_csv", "read_table", "read_fwf", "read_excel", "read_pickle", "DictReader", "open_csv"}
+OWN_READER = ("files", "read_csv")  # of what the project wrote itself
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if floor_of(path) != FLOORS.index("io")], ids=name_of)
+def test_tables_come_in_through_io_alone(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    methods = [(ast.unparse(call.value), call.attr) for call in calls if isinstance(call, ast.Attribute)]
+    if name_of(path) != "core/files.py":
+        assert not [method for method in methods if method[1] in READERS and method != OWN_READER]
+        assert ("csv", "reader") not in methods
+    assert not [name for name in imports(path) if name.startswith("pyarrow.csv") or name.startswith("csv.reader")]
 
 
 def test_no_modules_import_each_other() -> None:

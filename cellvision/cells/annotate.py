@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core.errors import ConfigError
+from cellvision.io import tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,28 +22,31 @@ BOX = ("x0", "y0", "x1", "y1")
 
 
 def read(path: Path, images: pd.DataFrame) -> pd.DataFrame:
-    """The annotations with the image_id each belongs to, or None where no image answers to the name."""
+    """The annotations with the image_id each belongs to, or None where no image answers to the name.
+
+    Images and labels are text as they were written. ConfigError names the line of a coordinate that is none.
+    """
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path, dtype={"image": str, "label": str}, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read annotations from {path}: {' '.join(str(error).split())}") from None
+    given = tables.read(path, text=("image", "label"))
+    table = given.frame
     kinds = [columns for columns in (("x", "y"), BOX) if {*columns, "image", "label"} <= set(table.columns)]
     if not kinds:
         raise ConfigError(
             f"{path} needs the columns image,x,y,label or image,x0,y0,x1,y1,label; it has {', '.join(table)}"
         )
-    bad = table[list(kinds[0])].apply(pd.to_numeric, errors="coerce").isna().any(axis=1) | table["image"].isna()
-    if bad.any():
-        raise ConfigError(f"{path}, line {int(bad.idxmax()) + 2}: a coordinate or the image's name is missing")
+    coordinates = list(kinds[0])
+    table[coordinates] = tables.numeric(given, coordinates, path)
+    nameless = table["image"].isna().to_numpy()
+    if nameless.any():
+        raise ConfigError(f"{tables.place(path, int(nameless.argmax()))}, column 'image': no image is named")
     names = images["path"].str.rsplit("/", n=1).str[-1]
     by_name = dict(
         zip(names[~names.duplicated(keep=False)], images.loc[~names.duplicated(keep=False), "image_id"], strict=True)
     )
     by_path = dict(zip(images["path"], images["image_id"], strict=True))
-    found = [by_path.get(name, by_name.get(name)) for name in table["image"]]
-    return table.assign(image_id=pd.Series(found, dtype=object))
+    image_ids = [by_path.get(name, by_name.get(name)) for name in table["image"]]
+    return table.assign(image_id=pd.Series(image_ids, dtype=object))
 
 
 def match(annotations: pd.DataFrame, masks: NDArray[np.int32], cells: pd.DataFrame) -> pd.DataFrame:

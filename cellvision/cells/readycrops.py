@@ -18,6 +18,7 @@ from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import track
 from cellvision.executors import local
+from cellvision.io import tables
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
 from cellvision.io.images.reader import ImageError, Reason
 
@@ -28,16 +29,14 @@ CHUNK = 64  # files a task
 
 
 def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
-    """One row a crop, sorted by image. ConfigError for missing columns or an image named twice."""
-    import pandas as pd
+    """One row a crop, sorted by image, everything text as it was written.
 
-    try:
-        table = pd.read_csv(metadata, dtype=str, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {metadata}: {' '.join(str(error).split())}") from None
-    missing = [name for name in ("image", "label", unit) if name and name not in table]
-    if missing:
-        raise ConfigError(f"{metadata} lacks the columns {', '.join(missing)}; it has {', '.join(table.columns)}")
+    ConfigError for missing columns, a row without an image, or an image named twice.
+    """
+    table = tables.read_text(metadata, [name for name in ("image", "label", unit) if name])
+    nameless = table["image"].isna().to_numpy()
+    if nameless.any():
+        raise ConfigError(f"{tables.place(metadata, int(nameless.argmax()))}, column 'image': no image is named")
     repeated = table["image"][table["image"].duplicated()]
     if len(repeated):
         raise ConfigError(f"{metadata} names the image {repeated.iloc[0]!r} more than once")

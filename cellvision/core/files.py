@@ -8,15 +8,20 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cellvision.core.errors import UnsafeInput
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, or split a row at
 PICKLED = {  # suffixes of files that may hold code and are never loaded
-    ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".pt", ".pth", ".ckpt", ".rds", ".rda", ".rdata",
+    ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".mat", ".pt", ".pth", ".ckpt", ".bin", ".rds", ".rda",
+    ".rdata",
 }  # fmt: skip
+PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
 
 
 @contextlib.contextmanager
@@ -117,6 +122,25 @@ def inert(value: Any) -> Any:
 def alive(value: Any) -> Any:
     """What `inert` was given."""
     return value[1:] if isinstance(value, str) and value[:1] == "'" and inert(value) != value else value
+
+
+def read_csv(path: Path, text: tuple[str, ...] | None = None) -> Any:
+    """A pandas table that `write_csv` wrote. Columns of `text` come as they were given, an empty cell as empty text."""
+    import pandas as pd
+
+    table = pd.read_csv(path, dtype=dict.fromkeys(text or (), str), keep_default_na=text is None)
+    return table.assign(**{name: [alive(value) for value in table[name]] for name in text or ()})
+
+
+def refuse_pickled(path: Path, instead: str) -> None:
+    """UnsafeInput for a file that may hold code, by name or content; `instead` is the safe way for the person."""
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    refused = suffix.lower() in PICKLED
+    if not refused and path.is_file():
+        with path.open("rb") as handle:
+            refused = PICKLE_HEAD.match(handle.read(2)) is not None
+    if refused:
+        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; {instead}")
 
 
 def sha256_file(path: Path) -> str:

@@ -21,7 +21,7 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.evidence import intervals, overlap
 from cellvision.executors import local
-from cellvision.io import geojson, labelmaps
+from cellvision.io import geojson, labelmaps, tables
 from cellvision.io.components import components
 from cellvision.io.images.pixels import ImageError
 
@@ -63,9 +63,8 @@ def find(folder: Path, metadata: Path | None = None, by: Iterable[str] = (), uni
         else:
             others.append(path)
     if not maps:
-        pickle = next((path for path in others if path.suffix.lower() in geojson.PICKLES), None)
-        if pickle:
-            geojson.refuse_pickle(pickle)
+        for path in others:
+            files.refuse_pickled(path, geojson.INSTEAD_OF_PICKLES)
         raise ConfigError(f"no label maps below {folder}; expected files that end in {', '.join(SUFFIXES)}")
     columns = tuple(dict.fromkeys([*by, *([unit] if unit else [])]))
     taken = [name for name in columns if name in OWN]
@@ -73,20 +72,8 @@ def find(folder: Path, metadata: Path | None = None, by: Iterable[str] = (), uni
         raise ConfigError(f"{taken[0]!r} is a column of the result itself; rename it in the metadata")
     if columns and metadata is None:
         raise ConfigError(f"to score by {', '.join(columns)} give --metadata, a CSV with that column and `image`")
-    return Truth(folder, maps, _read_table(metadata, columns) if metadata else None, tuple(by), unit)
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    missing = [name for name in ("image", *columns) if name not in table]
-    if missing:
-        raise ConfigError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(table)}")
-    return table[["image", *columns]]
+    table = tables.read_text(metadata, ("image", *columns))[["image", *columns]].fillna("") if metadata else None
+    return Truth(folder, maps, table, tuple(by), unit)
 
 
 # -- which truth belongs to which image ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from cellvision.core import files
 from cellvision.core.config import fingerprint
 from cellvision.core.errors import ConfigError, LeakError
 from cellvision.core.rng import generator
+from cellvision.io import tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,16 +67,20 @@ class Splits:
 
 def read(path: Path) -> Splits:
     """splits.csv, or the plan run that holds it."""
-    import pandas as pd
-
     path = path / "splits.csv" if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(f"no splits at {path}")
-    table = pd.read_csv(path, dtype={"source_id": str, "unit": str, "group": str, "fold": int}, keep_default_na=False)
-    if {"source_id", "unit", "group", "fold"} - set(table.columns):
-        raise ConfigError(f"{path} needs the columns source_id, unit, group, fold")
-    for name in ("source_id", "unit", "group"):
-        table[name] = table[name].map(files.alive)
+    columns = ["source_id", "unit", "group"]
+    given = tables.read(path, text=columns)
+    table = given.frame
+    tables.need(table, [*columns, "fold"], path)
+    folds = tables.numeric(given, ["fold"], path)["fold"]
+    whole = folds.mod(1).eq(0).to_numpy()
+    if not whole.all():
+        raise ConfigError(f"{tables.place(path, int((~whole).argmax()))}, column 'fold': a fold is a whole number")
+    table["fold"] = folds.astype(int)
+    for name in columns:
+        table[name] = table[name].fillna("").map(files.alive)
     straddling = table.groupby("unit")["fold"].nunique()
     if (straddling > 1).any():
         raise LeakError(f"unit {straddling.idxmax()!r} stands in more than one fold of {path}; a unit belongs to one")
@@ -89,13 +94,9 @@ def resolve(items: Items, splits: Path | None, unit: str | None, units: Path | N
 
 def unit_column(items: Items, unit: str | None = None, units: Path | None = None) -> pd.Series:
     """The unit of every item: the table's own, a units.csv, a column, or `COLUMN~REGEX` (first group of the match)."""
-    import pandas as pd
-
     table = items.table
     if units:
-        given = pd.read_csv(units, dtype=str, keep_default_na=False)
-        if {"source_id", "unit"} - set(given.columns):
-            raise ConfigError(f"{units} needs the columns source_id and unit")
+        given = tables.read_text(units, ("source_id", "unit"))
         found = table["source_id"].map(given.drop_duplicates("source_id").set_index("source_id")["unit"])
     elif unit == "row":
         found = table["source_id"]

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from cellvision.core.errors import ConfigError, NoUsableInput
-
-if TYPE_CHECKING:
-    pass
+from cellvision.io.packed import open_bytes
 
 SEPARATORS = (",", ";", "\t", "|", " ")
-
-
 ONE_COLUMN = "\x1f"  # stands for a separator where the file has none
-
-
 SAMPLE = 1 << 22  # bytes the dialect is found from
-
-
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 200_000
-
-
 SPACES = " \u00a0\u202f'"  # what groups the thousands besides point and comma
-
-
 MARKS = {",": ".", ".": ","}  # decimal mark -> the mark that may group thousands beside it
-
-
 EXPONENT = r"(?:[eE][+-]?\d+)?"
-
-
 READINGS = {
     "unsure": re.compile(r"[+-]?[1-9]\d{0,2},\d{3}"),
     "grouped": re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,})"),
@@ -72,8 +55,17 @@ class Dialect:
         return f"{found}, decimal {self.decimal}" + (f", thousands {grouped}" if grouped else "")
 
 
-def sniff(path: Path, separator: str | None = None, decimal: str | None = None) -> Dialect:
-    """Encoding from the whole file, separator and decimal mark from its first rows; what is given is not guessed."""
+def sniff(
+    path: Path,
+    separator: str | None = None,
+    decimal: str | None = None,
+    text: Collection[str] = (),
+    unsure: str | None = None,
+) -> Dialect:
+    """Encoding from the whole file, separator and decimal mark from its first rows; what is given is not guessed.
+
+    Columns named in `text` say nothing of decimal marks; `unsure` is the mark where 1,234 alone leaves it open.
+    """
     encoding = find_encoding(path)
     sample = _sample(path, encoding)
     above = re.match(r"(?:[ \t]*\r?\n)*(?:sep=(.)\r?\n)?", sample)  # empty lines, and Excel's own first line
@@ -81,14 +73,14 @@ def sniff(path: Path, separator: str | None = None, decimal: str | None = None) 
     if above:
         separator, sample = separator or above[1], sample[above.end() :]
     separator = separator or find_separator(sample, path)
-    mark, group = (decimal, MARKS[decimal]) if decimal else find_decimal(sample, separator, path)
+    mark, group = (decimal, MARKS[decimal]) if decimal else find_decimal(sample, separator, path, text, unsure)
     return Dialect(encoding, separator, mark, SPACES + group, skip)
 
 
 def find_encoding(path: Path) -> str:
     """From the byte-order mark, the zero bytes of UTF-16, or whether every byte makes sense as UTF-8; else Latin-1."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as handle:
+    with open_bytes(path) as handle:
         head = handle.read(4096)
         if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "utf-16"
@@ -97,11 +89,12 @@ def find_encoding(path: Path) -> str:
             name, most = max(sides.items(), key=lambda item: item[1])
             if most == zeros and most > len(head) // 4:
                 return name
-            raise ConfigError(f"{path} holds zero bytes and is no text; the tabular branch reads CSV, Parquet or h5ad")
-        handle.seek(0)
+            raise ConfigError(f"{path} holds zero bytes and is no text; expected CSV, Parquet or h5ad")
+        chunk = head
         try:
-            while chunk := handle.read(SAMPLE):
+            while chunk:
                 decoder.decode(chunk)
+                chunk = handle.read(SAMPLE)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             return "latin-1"
@@ -110,7 +103,7 @@ def find_encoding(path: Path) -> str:
 
 def _sample(path: Path, encoding: str) -> str:
     """The first whole lines, as text with the line ends of the file."""
-    with path.open("rb") as handle:
+    with open_bytes(path) as handle:
         raw = handle.read(SAMPLE)
         more = bool(handle.read(1))
     text = codecs.getincrementaldecoder(encoding)("replace").decode(raw)
@@ -149,26 +142,6 @@ def find_separator(sample: str, where: Path) -> str:
     return found
 
 
-def plain_dialect(path: Path) -> Dialect:
-    """How pandas is to read a CSV in UTF-8, gzipped or not, that holds a matrix too large for `read`.
-
-    The separator is the most frequent of comma, semicolon and tab in the header. NoUsableInput for an empty file.
-    """
-    try:
-        with open_text(path, "utf-8-sig") as handle:
-            sample = handle.read(SAMPLE)
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise ConfigError(f"cannot read {path} as text: {one_line(error)}") from None
-    if not sample.strip():
-        raise NoUsableInput(f"{path} is empty")
-    separator = max(",;\t", key=sample.partition("\n")[0].count)
-    if separator == ",":
-        return Dialect("utf-8-sig", separator)
-    found = {reading(cell.strip()) for _, record in _some_rows(sample, separator, path) for cell in record}
-    comma = found & {"comma", "unsure"} and not found & {"point", "grouped"}
-    return Dialect("utf-8-sig", separator, "," if comma else ".")
-
-
 def reading(cell: str) -> str | None:
     """What a cell says about decimal marks: point, comma, or commas that group; `unsure` for 1,234."""
     if "," not in cell and "." not in cell:
@@ -176,20 +149,29 @@ def reading(cell: str) -> str | None:
     return next((name for name, pattern in READINGS.items() if pattern.fullmatch(cell)), None)
 
 
-def find_decimal(sample: str, separator: str, where: Path) -> tuple[str, str]:
+def find_decimal(
+    sample: str, separator: str, where: Path, text: Collection[str] = (), unsure: str | None = None
+) -> tuple[str, str]:
     """-> decimal mark, and the other mark where it groups thousands. ConfigError where the numbers contradict."""
+    rows = _some_rows(sample, separator, where)
+    cells = "\n".join("\n".join(record) for _, record in rows)
+    if "," not in cells and not re.search(r"\.\d{3}\.\d{3}", cells):  # nothing that only a closer look could tell
+        return ".", ""
+    passed = {number for number, name in enumerate(rows[0][1]) if name.strip() in text}
     first: dict[str, str] = {}
-    for line, record in _some_rows(sample, separator, where):
-        for number, cell in enumerate(record, 1):
-            if (found := reading(cell.strip())) is not None:
-                first.setdefault(found, f"{cell.strip()!r} (line {line}, column {number})")
-    ask = "say which is meant with --set branch.decimal=, or --set branch.decimal=."
+    for line, record in rows:
+        for number, cell in enumerate(record):
+            if number not in passed and (says := reading(cell.strip())) is not None:
+                first.setdefault(says, f"{cell.strip()!r} (line {line}, column {number + 1})")
+    ask = "write all with a point, or say which is meant, in the tabular branch with --set branch.decimal=, or ."
     other = first.get("point") or first.get("grouped")
     if "comma" in first and other:
         raise ConfigError(f"{where}: {first['comma']} has a decimal comma, {other} a decimal point; {ask}")
     if "comma" in first:
         return ",", "."
     if "unsure" in first and not other:
+        if unsure and separator != ",":
+            return unsure, MARKS[unsure]
         raise ConfigError(f"{where}: in {first['unsure']} the comma may be decimal or group thousands; {ask}")
     return ".", "," if {"unsure", "grouped"} & first.keys() else ""
 
@@ -197,8 +179,3 @@ def find_decimal(sample: str, separator: str, where: Path) -> tuple[str, str]:
 def one_line(error: Exception) -> str:
     """What a library says, as part of a message."""
     return " ".join(str(error).split())[:160]
-
-
-def open_text(path: Path, encoding: str) -> Any:
-    """A text file, gzipped or not, with the line ends it has."""
-    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="")

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
-from cellvision.core.errors import UnsafeInput
 from cellvision.io import polygons
 from cellvision.io.images.pixels import ImageError, Limits, Reason
 from cellvision.io.images.reader import read_image
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
 LABEL = "mask_label"  # the measurement that carries a cell's number through other programs
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png")
 GEOJSON_SUFFIXES = (".geojson", ".json")
-PICKLES = (".npy", ".npz", ".pkl", ".pickle", ".mat")
+INSTEAD_OF_PICKLES = (
+    "save label maps instead: in Cellpose File > Save masks as PNG/tif, or cellpose --save_tif, or"
+    " cellpose.io.save_masks(…, tif=True)"
+)
 ALTERED = re.compile(r"planes \(|inverted|stretched|composited|median")  # what the reader says when labels are no more
 MAX_JSON_MB = 512
 MAX_PAINTED = 1 << 31  # px of all boxes around the shapes of a file
@@ -118,21 +120,13 @@ def read_labels(path: Path, shape: tuple[int, int] | None = None, limits: Limits
     Raises ImageError for what cannot be read as labels, UnsafeInput for a file that may hold a pickle.
     """
     suffix = path.suffix.lower()
-    if suffix in PICKLES:
-        refuse_pickle(path)
+    files.refuse_pickled(path, INSTEAD_OF_PICKLES)
     if suffix in GEOJSON_SUFFIXES:
         return read_geojson(path, shape, limits)
     labels, notes = _read_image_labels(path, limits or Limits(min_side=1))
     if shape is not None and labels.shape != tuple(shape):
         raise _wrong_size(path, labels.shape, shape)
     return Outlines(labels, {}, notes)
-
-
-def refuse_pickle(path: Path) -> None:
-    raise UnsafeInput(
-        f"{path.name} may hold a pickle, which can run code, and is not read; save label maps instead:"
-        " in Cellpose File > Save masks as PNG/tif, or cellpose --save_tif, or cellpose.io.save_masks(…, tif=True)"
-    )
 
 
 def _read_image_labels(path: Path, limits: Limits) -> tuple[NDArray[np.int32], tuple[str, ...]]:

@@ -35,17 +35,26 @@ def audit(path: Path) -> None:
 @contextmanager
 def open_h5(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading, after its audit. Errors as `audit`; damage met while reading is NoUsableInput."""
-    with _open(path) as file:
-        try:
-            _Audit(path).file(file)
-        except FAULTS as error:
-            raise NoUsableInput(f"{path} is damaged HDF5 ({_line(error)})") from None
+    with audited(path) as file:
         try:
             yield file
         except OSError as error:
             if error.errno is not None:  # of the operating system, such as a full disk; HDF5's own have none
                 raise
             raise NoUsableInput(f"{path} is damaged HDF5 ({_line(error)})") from None
+
+
+def audited(path: Path) -> h5py.File:
+    """The file, open for as long as the caller keeps it, after its audit. Errors as `audit`."""
+    file = _open(path)
+    try:
+        _Audit(path).file(file)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, FAULTS):
+            raise NoUsableInput(f"{path} is damaged HDF5 ({_line(error)})") from None
+        raise
+    return file
 
 
 def strings(dataset: h5py.Dataset) -> list[str]:

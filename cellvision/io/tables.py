@@ -1,25 +1,27 @@
 """The one table reader: CSV of any dialect, Parquet or h5ad -> a pandas table and notes. Nothing pickled is opened.
 
-What a CSV means - encoding, separator, decimal mark - is found from its bytes and said in the notes; a row that is too
-short or too long, and a cell that is no number among numbers, are named by line and column. Rows are never dropped.
+What a CSV means - encoding, separator, decimal mark, gzipped or not - is found from its bytes and said in the notes; a
+row that is too short or too long, and a cell that is no number among numbers, are named by line and column. Rows are
+never dropped. Names and labels can be kept as they were written: `text`, or `read_text` for all columns.
 """
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
-from cellvision.io.dialect import Dialect, one_line, open_text, sniff
+from cellvision.io import csvrows, h5ad, hdf5
+from cellvision.io.dialect import Dialect, one_line, sniff
+from cellvision.io.packed import GZIP, is_packed, open_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,9 @@ MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-PICKLED = files.PICKLED | {".h5", ".hdf5", ".hdf"}  # pandas keeps pickled objects in HDF5
+EMPTY = ("",)  # what is missing where cells are kept as they were written
+H5_SUFFIXES = (".h5", ".hdf5", ".hdf")  # pandas keeps pickled objects in HDF5
+INSTEAD = "save the table as CSV, Parquet or h5ad"
 DENSE_CELLS = 1 << 28  # values of an h5ad that are held as a table
 BLOCK = 1 << 24  # bytes parsed at once
 CELL = 200  # bytes, the most a cell has on average
@@ -45,42 +49,86 @@ class Table:
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
     faults: dict[str, str] = field(default_factory=dict)
+    dialect: Dialect | None = None  # of a CSV
 
 
-def read(path: Path, separator: str | None = None, decimal: str | None = None) -> Table:
-    """CSV, Parquet or h5ad by content. UnsafeInput for files that may hold code, ConfigError for unreadable ones."""
-    if not path.is_file():
-        raise ConfigError(f"no table at {path}; the tabular branch reads one CSV, Parquet or h5ad file")
-    with path.open("rb") as handle:
-        head = handle.read(8)
-    _refuse(path, head)
-    if head.startswith(b"PAR1"):
-        table = read_parquet(path)
-    elif head.startswith(b"\x89HDF"):
-        table = read_h5ad(path)
+def read(
+    path: Path,
+    separator: str | None = None,
+    decimal: str | None = None,
+    text: Collection[str] | Literal["all"] = (),
+) -> Table:
+    """CSV, Parquet or h5ad by content; columns named in `text` as they were written, NaN where a cell is empty.
+
+    UnsafeInput for files that may hold code, ConfigError for unreadable ones, NoUsableInput for those without rows.
+    """
+    kind = kind_of(path)
+    if kind == "parquet":
+        table = _worded(read_parquet(path), text)
+    elif kind == "h5ad":
+        table = _worded(read_h5ad(path), text)
+    elif text == "all":
+        table = Table(_joined(text_portions(path)))
     else:
-        table = read_csv(path, sniff(path, separator, decimal))
+        table = read_csv(path, sniff(path, separator, decimal, text), text)
     check_names([str(name) for name in table.frame.columns], str(path))
     if table.frame.empty:
         raise NoUsableInput(f"{path} holds a header but no rows")
     return table
 
 
-def _refuse(path: Path, head: bytes) -> None:
-    if path.suffix.lower() in PICKLED or re.match(rb"\x80[\x02-\x05]", head):
-        raise UnsafeInput(
-            f"{path} may hold code (a pickle) and is never loaded; save the table as CSV, Parquet or h5ad"
-        )
+def read_text(path: Path, needed: Sequence[str] = ()) -> pd.DataFrame:
+    """All columns as they were written, NaN where a cell is empty. ConfigError where a needed column is not there."""
+    frame = read(path, text="all").frame
+    need(frame, needed, path)
+    return frame
+
+
+def need(frame: pd.DataFrame, needed: Sequence[str], path: Path) -> None:
+    """ConfigError names the columns that are missing and those that are there."""
+    missing = [name for name in needed if name not in frame]
+    if missing:
+        raise ConfigError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(map(str, frame))}")
+
+
+def kind_of(path: Path) -> Literal["csv", "parquet", "h5ad"]:
+    """What the content is. ConfigError, UnsafeInput or NoUsableInput for what is no table."""
+    if not path.is_file():
+        raise ConfigError(f"no table at {path}; expected a CSV, Parquet or h5ad file")
+    files.refuse_pickled(path, INSTEAD)
+    packed = is_packed(path)
+    with open_bytes(path) as handle:
+        head = handle.read(8)
+    if files.PICKLE_HEAD.match(head):
+        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; {INSTEAD}")
     if not head:
         raise NoUsableInput(f"{path} is empty")
-    packed = {
+    containers = {
         b"PK": "an Excel workbook or a zip archive",
-        b"\x1f\x8b": "compressed",
         b"\xd0\xcf": "an old Excel workbook",
+        GZIP: "packed twice",
     }
-    for magic, what in packed.items():
+    for magic, what in containers.items():
         if head.startswith(magic):
             raise ConfigError(f"{path} is {what}, no table; save or unpack it as CSV or Parquet")
+    if not head.startswith((b"PAR1", b"\x89HDF")):
+        if path.suffix.lower() in H5_SUFFIXES:
+            raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; {INSTEAD}")
+        return "csv"
+    if packed:
+        raise ConfigError(f"{path} is packed; unpack it, since only text is read packed")
+    return "parquet" if head.startswith(b"PAR1") else "h5ad"
+
+
+def _worded(table: Table, text: Collection[str] | Literal["all"]) -> Table:
+    """Columns of text from files that have types."""
+    import pandas as pd
+
+    frame = table.frame
+    for name in frame.columns if text == "all" else [name for name in frame if name in text]:
+        words = [np.nan if pd.isna(value) else str(value) for value in frame[name]]
+        frame = frame.assign(**{str(name): pd.Series(words, frame.index, dtype=object)})
+    return Table(frame, table.notes)
 
 
 def check_names(names: list[str], where: str) -> None:
@@ -100,88 +148,126 @@ def check_names(names: list[str], where: str) -> None:
 # -- the dialect --------------------------------------------------------------------------------------------------
 
 
-def header(path: Path, dialect: Dialect) -> list[str]:
-    """The names in the first line."""
-    return next(_rows(path, dialect))[1]
+def numeric(table: Table, columns: list[str], path: Path) -> pd.DataFrame:
+    """Columns that have to be numbers, read by the dialect. ConfigError names the first cell that is none, or empty."""
+    frame = table.frame[columns]
+    for name in columns:
+        cells = frame[name]
+        bad = cells.isna()
+        if table.dialect is not None and cells.dtype.kind not in "iufb":
+            bad |= ~cells.astype(str).str.strip().str.match(table.dialect.pattern())
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            cell = "an empty cell" if cells.isna().iloc[row] else repr(cells.iloc[row])
+            raise ConfigError(f"{place(path, row)}, column {name!r}: {cell} is no number")
+    return as_numbers(frame, path)
 
 
-def as_numbers(table: pd.DataFrame, path: Path, line: int = 2) -> pd.DataFrame:
-    """Columns of text as numbers; ConfigError names the first cell that is none. `line` is that of the first row."""
+def place(path: Path, row: int) -> str:
+    """For a message: the file and the line on which its row, counted from 0, begins."""
+    if kind_of(path) != "csv":
+        return f"{path}, row {row + 1}"
+    line, _ = next(itertools.islice(csvrows.every(path, sniff(path, decimal=".")), row + 1, None))
+    return f"{path}, line {line}"
+
+
+def as_numbers(table: pd.DataFrame, path: Path, first: int = 0) -> pd.DataFrame:
+    """Columns of text as numbers; ConfigError names the first cell that is none. `first`: number of the first row."""
     import pandas as pd
 
     for column in table.columns[[kind.kind not in "iufb" for kind in table.dtypes]]:
-        made = pd.to_numeric(table[column], errors="coerce")
-        bad = (made.isna() & table[column].notna()).to_numpy()
+        values = pd.to_numeric(table[column], errors="coerce")
+        bad = (values.isna() & table[column].notna()).to_numpy()
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise ConfigError(f"{path}, line {row + line}, column {column!r}: {table[column].iloc[row]!r} is no number")
-        table = table.assign(**{str(column): made})
+            cell = table[column].iloc[row]
+            raise ConfigError(f"{place(path, row + first)}, column {column!r}: {cell!r} is no number")
+        table = table.assign(**{str(column): values})
     return table
 
 
 # -- CSV ----------------------------------------------------------------------------------------------------------
 
 
-def read_csv(path: Path, dialect: Dialect) -> Table:
+def read_csv(path: Path, dialect: Dialect, text: Collection[str] = ()) -> Table:
     """Block by block, so that only numbers and text columns are held. ConfigError names lines of another length."""
     import pandas as pd
 
-    header, *rows = itertools.islice(_rows(path, dialect), 2)
-    if not rows:
-        raise NoUsableInput(f"{path} holds a header but no rows")
-    names = [name.strip() for name in header[1]]
+    names, notes = _names(path, dialect)
+    as_written = {at for at, name in enumerate(names) if name in text}
+    columns = _columns(path, dialect, len(names), as_written)
+    unnamed = [at for at, name in enumerate(names) if not name]
+    for at in unnamed:
+        _refuse_unnamed(path, at, not pd.isna(columns[at]).all())
+    if unnamed:
+        notes.append(f"{len(unnamed)} columns without name and values are left out")
+    kept = [at for at, name in enumerate(names) if name]
+    frame = pd.DataFrame({names[at]: columns[at] for at in kept})
+    texts = [at for at in kept if columns[at].dtype == object and at not in as_written]
+    faults = {names[at]: fault for at in texts if (fault := _fault(path, dialect, names[at], at, columns[at]))}
+    return Table(frame, (*notes, *_endless(frame)), faults, dialect)
+
+
+def text_portions(path: Path, missing: Sequence[str] = EMPTY) -> Iterator[pd.DataFrame]:
+    """A CSV or Parquet table in portions, every cell as it was written, NaN where it is one of `missing`."""
+    if kind_of(path) != "csv":
+        frame = read(path, text="all").frame
+        yield frame.where(~frame.isin(missing), np.nan)
+        return
+    dialect = sniff(path, decimal=".")
+    names, _ = _names(path, dialect)
+    for batch in _blocks(path, dialect, len(names), missing=missing):
+        for at in (at for at, name in enumerate(names) if not name):
+            _refuse_unnamed(path, at, batch.column(at).null_count < batch.num_rows)
+        portion = batch.to_pandas().set_axis(names, axis=1)
+        yield portion.drop(columns=[name for name in names if not name][:1]).astype(object).fillna(np.nan)
+
+
+def _joined(portions: Iterator[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(portions, ignore_index=True)
+
+
+def _names(path: Path, dialect: Dialect) -> tuple[list[str], list[str]]:
+    """The header's names, the row names' too, and notes. NoUsableInput without rows, ConfigError for twins."""
+    names = [name.strip() for name in csvrows.first_rows(path, dialect)[0]]
     notes = [f"read as {dialect.text()}"]
     if len(names) > 1 and names[0] in ("", "Unnamed: 0"):
         names[0] = INDEX
         notes.append(f"the first column has no name: taken as row names ({INDEX!r}), not as a feature")
-    columns = _columns(path, dialect, len(names))
-    unnamed = [at for at, name in enumerate(names) if not name]
-    for at in unnamed:
-        if not pd.isna(columns[at]).all():
-            raise ConfigError(f"{path}: column {at + 1} has values but no name in the header; name it")
-    if unnamed:
-        notes.append(f"{len(unnamed)} columns without name and values are left out")
-    kept = [at for at, name in enumerate(names) if name]
-    check_names([names[at] for at in kept], str(path))
-    frame = pd.DataFrame({names[at]: columns[at] for at in kept})
-    texts = [at for at in kept if columns[at].dtype == object]
-    faults = {names[at]: fault for at in texts if (fault := _fault(path, dialect, names[at], at, columns[at]))}
-    return Table(frame, (*notes, *_endless(frame)), faults)
+    check_names([name for name in names if name], str(path))
+    return names, notes
 
 
-def _columns(path: Path, dialect: Dialect, width: int) -> list[NDArray]:
-    """Each column as float64 or int64, or as text where a cell is no number."""
-    parts: list[list[NDArray | None]] = [[] for _ in range(width)]
-    for batch in _blocks(path, dialect, width):
-        for blocks, column in zip(parts, _numbers(batch, dialect), strict=True):
+def _refuse_unnamed(path: Path, at: int, filled: bool) -> None:
+    if filled:
+        raise ConfigError(f"{path}: column {at + 1} has values but no name in the header; name it")
+
+
+def _columns(path: Path, dialect: Dialect, width: int, as_written: Collection[int]) -> list[NDArray]:
+    """Each column as float64 or int64, or as text where a cell is no number, or where it is wanted as written."""
+    parts: dict[int, list[NDArray | None]] = {at: [] for at in range(width) if at not in as_written}
+    for batch in _blocks(path, dialect, width, list(parts)):
+        for blocks, column in zip(parts.values(), _numbers(batch, dialect), strict=True):
             blocks.append(column)
-    texts = [at for at, blocks in enumerate(parts) if any(block is None for block in blocks)]
-    found = _texts(path, dialect, width, texts)
-    for at, blocks in enumerate(parts):
-        if at not in found:
-            found[at] = _whole(np.concatenate([block for block in blocks if block is not None]))
+    texts = [at for at, blocks in parts.items() if any(block is None for block in blocks)]
+    columns = _texts(path, dialect, width, texts)
+    for at, words in _texts(path, dialect, width, sorted(as_written), EMPTY).items():
+        columns[at] = np.array([np.nan if word is None else word for word in words], dtype=object)
+    for at, blocks in parts.items():
+        if at not in columns:
+            columns[at] = _whole(np.concatenate([block for block in blocks if block is not None]))
             blocks.clear()
-    return [found[at] for at in range(width)]
+    return [columns[at] for at in range(width)]
 
 
-def _rows(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, fields) of the header and every row, slowly: for the header and for messages."""
-    with open_text(path, dialect.encoding) as handle:
-        for _ in range(dialect.skip):
-            handle.readline()
-        reader = csv.reader(handle, delimiter=dialect.separator)
-        begun = dialect.skip
-        try:
-            for record in reader:
-                if record:
-                    yield begun + 1, record
-                begun = dialect.skip + reader.line_num
-        except csv.Error as error:
-            raise ConfigError(f"{path}, line {begun + 1}: {error}") from None
-
-
-def _blocks(path: Path, dialect: Dialect, width: int, only: list[int] | None = None) -> Iterator[pa.RecordBatch]:
+def _blocks(
+    path: Path, dialect: Dialect, width: int, only: list[int] | None = None, missing: Sequence[str] = MISSING
+) -> Iterator[pa.RecordBatch]:
     """Record batches of text columns; `only` are the columns wanted."""
+    if only == []:
+        return
     import pyarrow as pa
     import pyarrow.csv as arrow
 
@@ -189,7 +275,7 @@ def _blocks(path: Path, dialect: Dialect, width: int, only: list[int] | None = N
     wanted = labels if only is None else [labels[at] for at in only]
     size = max(BLOCK, CELL * width)  # a row has to fit
     try:
-        with path.open("rb") as handle:
+        with open_bytes(path) if is_packed(path) else pa.OSFile(str(path)) as handle:  # see files.read_parquet
             yield from arrow.open_csv(
                 handle,
                 arrow.ReadOptions(
@@ -199,19 +285,11 @@ def _blocks(path: Path, dialect: Dialect, width: int, only: list[int] | None = N
                 arrow.ParseOptions(delimiter=dialect.separator, newlines_in_values=True),
                 arrow.ConvertOptions(
                     column_types=dict.fromkeys(labels, pa.string()), include_columns=wanted, strings_can_be_null=True,
-                    null_values=list(MISSING),
+                    null_values=list(missing),
                 ),
             )  # fmt: skip
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ConfigError(ragged(path, dialect, width) or f"cannot read {path}: {one_line(error)}") from None
-
-
-def ragged(path: Path, dialect: Dialect, width: int) -> str | None:
-    """The first lines whose number of fields is not the header's."""
-    other = (f"line {line} has {len(record)}" for line, record in _rows(path, dialect) if len(record) != width)
-    found = list(itertools.islice(other, SHOWN + 1))
-    more = ", and more" if len(found) > SHOWN else ""
-    return f"{path}: the header has {width} fields, but {', '.join(found[:SHOWN])}{more}" if found else None
+        raise ConfigError(csvrows.ragged(path, dialect, width) or f"cannot read {path}: {one_line(error)}") from None
 
 
 def _numbers(batch: pa.RecordBatch, dialect: Dialect) -> list[NDArray[np.float64] | None]:
@@ -238,10 +316,12 @@ def _whole(values: NDArray[np.float64]) -> NDArray:
     return whole if np.array_equal(whole, values) and np.abs(values).max(initial=0) < 2**53 else values
 
 
-def _texts(path: Path, dialect: Dialect, width: int, wanted: list[int]) -> dict[int, NDArray]:
+def _texts(
+    path: Path, dialect: Dialect, width: int, wanted: list[int], missing: Sequence[str] = MISSING
+) -> dict[int, NDArray]:
     """Column number -> text with None where it is missing."""
     found: dict[int, list[Any]] = {at: [] for at in wanted}
-    for batch in _blocks(path, dialect, width, wanted) if wanted else ():
+    for batch in _blocks(path, dialect, width, wanted, missing):
         for at, column in zip(wanted, batch.columns, strict=True):
             found[at].extend(column.to_pylist())
     return {at: np.array(values, dtype=object) for at, values in found.items()}
@@ -254,7 +334,7 @@ def _fault(path: Path, dialect: Dialect, name: str, at: int, values: NDArray) ->
     good = sum(bool(number.match(text)) for text in known)
     if not known or good <= MOSTLY * len(known):
         return None
-    for line, record in itertools.islice(_rows(path, dialect), 1, None):
+    for line, record in itertools.islice(csvrows.every(path, dialect), 1, None):
         cell = record[at].strip()
         if cell not in MISSING and not number.match(cell):
             return f"line {line}, column {name!r}: {cell!r} is no number, but {good} of {len(known)} cells are"
@@ -292,23 +372,19 @@ def read_parquet(path: Path) -> Table:
 def read_h5ad(path: Path) -> Table:
     """X beside obs, audited first. Variables are columns; layers, raw and obsm are not read."""
     import pandas as pd
-    from anndata.io import read_elem
-
-    from cellvision.io import hdf5
 
     if path.suffix.lower() != ".h5ad":
-        raise UnsafeInput(f"{path} is HDF5 and may hold pickled objects; save the table as CSV, Parquet or h5ad")
+        raise UnsafeInput(f"{path} is HDF5 and may hold pickled objects; {INSTEAD}")
     with hdf5.open_h5(path) as file:
         missing = [name for name in ("X", "obs", "var") if name not in file]
         if missing:
             raise ConfigError(f"{path} is no h5ad file: it has no {', '.join(missing)}")
-        obs, var = read_elem(file["obs"]), read_elem(file["var"])
+        obs, var = h5ad.frame(file, "obs"), h5ad.frame(file, "var")
         if len(obs) * len(var) > DENSE_CELLS:
             raise ConfigError(f"{path} has {len(obs)} x {len(var)} values; the rna branch reads tables of that size")
-        values = read_elem(file["X"])
-    dense = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-    if dense.shape != (len(obs), len(var)):
-        raise ConfigError(f"{path}: X is {dense.shape}, but obs and var have {len(obs)} and {len(var)} rows")
+        h5ad.layout(file, "X").check(len(obs), len(var))
+        values = h5ad.whole(file, "X")
+    dense = values.toarray() if hasattr(values, "toarray") else values
     frame = pd.concat([obs, pd.DataFrame(dense, obs.index, [str(name) for name in var.index])], axis=1)
     frame = frame.rename_axis(INDEX).reset_index() if INDEX not in frame else frame.reset_index(drop=True)
     return Table(frame, (f"h5ad: {len(var)} variables, {len(obs.columns)} columns of obs", *_endless(frame)))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cellvision.branches.image.networks import Normalised
 from cellvision.core import files
-from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.core.errors import ConfigError
 from cellvision.io import tensorfiles
 from cellvision.training.device import autocast, device_of
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from cellvision.branches import Augment, Branch, State
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-PICKLED = {".pt", ".pth", ".ckpt", ".pkl", ".joblib", ".bin"}
 CHUNK = 256  # items embedded at once
 STATE = "state."  # prefix of the fitted preprocessing among the tensors
 
@@ -88,8 +87,8 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
     folder = find(spec)
     if folder:
         return load(folder, branch)
-    if Path(spec).suffix in PICKLED | {".safetensors"} and "@" not in spec:
-        _refuse_pickled(Path(spec))
+    if Path(spec).suffix in files.PICKLED | {".safetensors"} and "@" not in spec:
+        files.refuse_pickled(Path(spec), "convert it to safetensors")
         raise ConfigError(f"say which network the weights in {spec} belong to: NAME@{spec}")
     name, _, source = spec.partition("@")
     state = branch.fit(rows)
@@ -98,17 +97,12 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
         module = branch.network(spec if source == "imagenet" else name, state)
     if source in ("", "imagenet"):
         return Trained(module, name, state, "ImageNet weights from timm" if source else "random weights")
-    _refuse_pickled(Path(source))
+    files.refuse_pickled(Path(source), "convert it to safetensors")
     weights = tensorfiles.read(Path(source))[0]
     weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "head.", "classifier."))}
     target = module.backbone if isinstance(module, Normalised) else module
     tensorfiles.load_into(target, weights, source)
     return Trained(module, name, state, f"weights from {Path(source).name}")
-
-
-def _refuse_pickled(path: Path) -> None:
-    if path.suffix in PICKLED:
-        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; convert it to safetensors")
 
 
 def save(

@@ -11,7 +11,7 @@ import pytest
 from painted_cells import painted
 
 from cellvision.cells import annotate, crop
-from cellvision.core.errors import ConfigError
+from cellvision.core.errors import CellvisionError
 
 
 def labelled(**columns: list[float]) -> Any:
@@ -52,9 +52,9 @@ def test_annotations_find_their_image_by_path_or_unique_name(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [("image,x,label\na,1,b\n", "needs the columns image,x,y,label"), ("image,x,y,label\na,1,2,b\na,?,2,b\n", "line 3"),
-     ("", "cannot read annotations")],
+     ("", "is empty")],
 )  # fmt: skip
 def test_bad_annotations_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "points.csv").write_text(text)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(CellvisionError, match=words):
         annotate.read(tmp_path / "points.csv", pd.DataFrame({"path": ["a"], "image_id": ["i"]}))

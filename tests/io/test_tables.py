@@ -226,7 +226,7 @@ def test_pickles_are_refused_whatever_they_are_called(tmp_path: Path, suffix: st
     ("name", "content", "words"),
     [
         ("t.xlsx", b"PK\x03\x04...", "Excel workbook"),
-        ("t.csv.gz", b"\x1f\x8b\x08\x00", "compressed"),
+        ("t.csv.gz", b"\x1f\x8b\x08\x00", "damaged gzip"),
         ("t.csv", b"a,b\n\x00\x01\x00\x00,3\n" * 9, "zero bytes"),
     ],
 )

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
-from cellvision.core.errors import ConfigError, NoUsableInput, UnsafeInput
-from cellvision.io import hdf5, tables
-from cellvision.io.dialect import one_line, plain_dialect
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.io import csvrows, h5ad, hdf5, matrices, tables
+from cellvision.io.dialect import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["counts", "log1p", "log2", "normalised", "scaled"]
 BACKED_BYTES = 256 * 2**20  # values of a larger matrix stay in the file
+PORTION = 1000  # cells of a CSV read at once
 CHUNK = 4096  # cells read at once when everything is gone through
 SAMPLE = 500  # cells that the kind of the values is told from
 LARGEST_LOG = 15.0  # logs of real data are smaller
@@ -87,7 +88,7 @@ class Backed:
 
     def _open(self) -> Any:
         if self._node is None or self._opened_by != os.getpid():  # a forked child would share the file's position
-            self._node, self._opened_by = open_h5(self.path)[self.name], os.getpid()
+            self._node, self._opened_by = hdf5.audited(self.path)[self.name], os.getpid()
             if self.sparse and self._start is None:
                 self._start = self._node["indptr"][:].astype(np.int64)
         return self._node
@@ -135,12 +136,11 @@ def chunks(matrix: Matrix, rows: NDArray[np.int64], size: int = CHUNK) -> Iterat
 def read(path: Path, layer: str = "auto", backed: bool | None = None, orient: str = "auto") -> Expression:
     """A file or 10x folder as `Expression`. ConfigError, UnsafeInput or NoUsableInput say what is wrong with it."""
     suffixes = {part.lower() for part in path.suffixes[-2:]}
+    files.refuse_pickled(path, "convert it to h5ad")
     if not path.exists():
         raise ConfigError(f"nothing at {path}; the rna branch reads h5ad, a 10x folder or h5, CSV and TSV")
     if path.is_dir():
         found = read_10x_folder(path)
-    elif suffixes & files.PICKLED:
-        raise UnsafeInput(f"{path} is of a kind that can hold code and is never loaded; convert it to h5ad")
     elif suffixes & {".h5ad", ".h5", ".hdf5"}:
         found = read_h5(path, layer, backed)
     elif suffixes & {".csv", ".tsv", ".txt"}:
@@ -152,25 +152,17 @@ def read(path: Path, layer: str = "auto", backed: bool | None = None, orient: st
     return found
 
 
-def open_h5(path: Path) -> Any:
-    """An HDF5 file that has passed its audit, open for reading. NoUsableInput or UnsafeInput as `hdf5.audit`."""
-    import h5py
-
-    hdf5.audit(path)
-    return h5py.File(path, "r")
-
-
 def read_h5(path: Path, layer: str, backed: bool | None) -> Expression:
     """h5ad, or 10x h5 of both versions."""
-    handle = open_h5(path)
-    if "obs" in handle and "var" in handle:
-        return read_h5ad(path, handle, layer, backed)
-    if "matrix" in handle:
-        return read_10x_h5(handle["matrix"], ("features/id", "features/name"))
-    old = [name for name in handle if "barcodes" in handle[name] and "genes" in handle[name]]
-    if len(old) == 1:
-        return read_10x_h5(handle[old[0]], ("genes", "gene_names"))
-    raise ConfigError(f"{path} is neither h5ad (obs, var, X) nor a 10x file (matrix); it holds {', '.join(handle)}")
+    with hdf5.open_h5(path) as handle:
+        if "obs" in handle and "var" in handle:
+            return read_h5ad(path, handle, layer, backed)
+        if "matrix" in handle:
+            return read_10x_h5(handle["matrix"], ("features/id", "features/name"))
+        old = [name for name in handle if "barcodes" in handle[name] and "genes" in handle[name]]
+        if len(old) == 1:
+            return read_10x_h5(handle[old[0]], ("genes", "gene_names"))
+        raise ConfigError(f"{path} is neither h5ad (obs, var, X) nor a 10x file (matrix); it holds {', '.join(handle)}")
 
 
 def read_h5ad(path: Path, handle: Any, layer: str, backed: bool | None) -> Expression:
@@ -193,65 +185,27 @@ def read_h5ad(path: Path, handle: Any, layer: str, backed: bool | None) -> Expre
             notes.append(f"{order[0]} holds {kinds[order[0]]} values, so the counts in {name!r} are used")
     genes = read_frame(handle, "raw/var" if name == "raw" else "var")
     matrix = h5_matrix(path, handle, where[name], backed)
-    if matrix.shape != (len(cells), len(genes)):
-        raise ConfigError(
-            f"{path}: {name} is {matrix.shape[0]} by {matrix.shape[1]}, but there are {len(cells)} cells "
-            f"and {len(genes)} genes"
-        )
+    h5ad.layout(handle, where[name]).check(len(cells), len(genes))
     facts = {"backed": isinstance(matrix, Backed), "layer": name}
     return Expression(matrix, genes.index.to_numpy(object), text_columns(genes), cells, notes, facts)
 
 
 def h5_matrix(path: Path, handle: Any, name: str, backed: bool | None) -> Matrix:
     """A dense or sparse matrix of an open file; column-wise sparse ones are read whole."""
-    import h5py
-    from scipy.sparse import csc_matrix
-
-    node = handle[name]
-    if isinstance(node, h5py.Dataset):
-        if node.ndim != 2 or node.dtype.kind not in "iufb":
-            raise ConfigError(f"{path}: {name} is no matrix of numbers")
-        size, shape, kind = node.size * node.dtype.itemsize, node.shape, "dense"
-    else:
-        shape = tuple(int(part) for part in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))
-        kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", ""))).removesuffix("_matrix")
-        if kind not in ("csr", "csc") or len(shape) != 2 or {"data", "indices", "indptr"} - set(node):
-            raise ConfigError(f"{path}: {name} is no matrix this reads (dense, csr or csc), but {kind or 'unknown'!r}")
-        lines = int(shape[0] if kind == "csr" else shape[1])
-        if node["indptr"].size != lines + 1 or node["data"].size != node["indices"].size:
-            raise ConfigError(f"{path}: {name} is damaged: its parts do not fit a {kind} matrix of {shape}")
-        size = sum(node[part].size * node[part].dtype.itemsize for part in ("data", "indices"))
-    if kind != "csc" and (size > BACKED_BYTES if backed is None else backed):
-        return Backed(path, name, (int(shape[0]), int(shape[1])), kind == "csr")
-    if kind == "dense":
-        return InMemory(node[()])
-    if kind == "csr":
-        return InMemory(Backed(path, name, (int(shape[0]), int(shape[1])), True).take(np.arange(shape[0])))
-    return InMemory(csc_matrix((node["data"][()], node["indices"][()], node["indptr"][()]), shape))
+    layout = h5ad.layout(handle, name)
+    if layout.kind != "csc" and (layout.size > BACKED_BYTES if backed is None else backed):
+        return Backed(path, name, layout.shape, layout.kind == "csr")
+    return InMemory(h5ad.whole(handle, name))
 
 
 def read_frame(handle: Any, name: str) -> pd.DataFrame:
-    """obs or var, categories as their text; files of anndata before 0.7 keep them as one compound dataset."""
-    import h5py
+    """obs or var, categories as their text."""
     import pandas as pd
-    from anndata.io import read_elem
 
-    node = handle[name]
-    if isinstance(node, h5py.Dataset):
-        table = pd.DataFrame({field: node[field] for field in node.dtype.names or ()})
-        for column in table:
-            table[column] = [part.decode() if isinstance(part, bytes) else part for part in table[column]]
-            coded = f"uns/{column}_categories"
-            if coded in handle:
-                words = [part.decode() if isinstance(part, bytes) else part for part in handle[coded][()]]
-                table[column] = [words[code] if code >= 0 else None for code in table[column]]
-        table = table.set_index("index") if "index" in table else table
-    else:
-        table = read_elem(node)
+    table = h5ad.frame(handle, name)
     for column in table:
         if isinstance(table[column].dtype, pd.CategoricalDtype):
             table[column] = table[column].astype(object)
-    table.index = table.index.astype(str)
     return table
 
 
@@ -273,7 +227,6 @@ def read_10x_h5(node: Any, columns: tuple[str, str]) -> Expression:
 
 def read_10x_folder(path: Path) -> Expression:
     """matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), plain or gzipped."""
-    import pandas as pd
     from scipy.io import mmread
 
     def find(*names: str) -> Path:
@@ -283,19 +236,18 @@ def read_10x_folder(path: Path) -> Expression:
                     return found
         raise ConfigError(f"{path} is no 10x folder: it has no {names[0]}[.gz]")
 
-    settings: dict[str, Any] = {"sep": "\t", "header": None, "dtype": str, "keep_default_na": False}
+    columns = [np.array(column, object) for column in csvrows.bare_columns(find("features.tsv", "genes.tsv"))]
+    barcodes = np.array(csvrows.bare_columns(find("barcodes.tsv"))[0], object)
+    matrix = find("matrix.mtx")
     try:
-        features = pd.read_csv(find("features.tsv", "genes.tsv"), **settings)
-        barcodes = pd.read_csv(find("barcodes.tsv"), **settings)[0].to_numpy()
-        values = mmread(find("matrix.mtx")).T
+        values = mmread(matrix).T
     except (ValueError, OSError, EOFError) as error:
         raise ConfigError(f"cannot read the 10x folder {path}: {one_line(error)}") from None
-    if values.shape != (len(barcodes), len(features)):
+    if values.shape != (len(barcodes), len(columns[0])):
         raise ConfigError(
             f"{path}: the matrix is {values.shape[1]} genes by {values.shape[0]} cells, features.tsv has "
-            f"{len(features)} lines and barcodes.tsv {len(barcodes)}"
+            f"{len(columns[0])} lines and barcodes.tsv {len(barcodes)}"
         )
-    columns = [features[number].to_numpy(object) for number in features]
     symbols = columns[1] if len(columns) > 1 else columns[0]
     return of_10x(values, columns[0], symbols, columns[2] if len(columns) > 2 else None, barcodes)
 
@@ -318,25 +270,21 @@ def read_csv(path: Path, orient: str) -> Expression:
     import pandas as pd
     from scipy.sparse import csr_matrix, vstack
 
-    dialect = plain_dialect(path)
-    header = tables.header(path, dialect)
-    settings: dict[str, Any] = {"sep": dialect.separator, "decimal": dialect.decimal, "encoding": dialect.encoding}
+    dialect = matrices.dialect_of(path)
+    header = csvrows.header(path, dialect)
     parts: list[Any] = []
     beside: list[pd.DataFrame] = []
     numeric: list[str] | None = None
     names: list[str] = []
-    try:
-        for part in pd.read_csv(path, chunksize=1000, index_col=0, low_memory=False, **settings):
-            if numeric is None:
-                numeric = [name for name in part if mostly_numbers(part[name])]
-                as_written = dict(zip(part.columns, header[-len(part.columns) :], strict=True))  # pandas renames twins
-                names = [as_written[name] for name in numeric]
-            line = sum(map(len, beside)) + 2
-            parts.append(csr_matrix(tables.as_numbers(part[numeric], path, line).to_numpy(np.float32)))
-            beside.append(part.drop(columns=numeric))
-    except (ValueError, OSError) as error:
-        fault = tables.ragged(path, dialect, len(header)) if isinstance(error, pd.errors.ParserError) else None
-        raise ConfigError(fault or f"cannot read {path}: {one_line(error)}") from None
+    for part in matrices.named_portions(path, dialect, PORTION):
+        if numeric is None:
+            numeric = [name for name in part if mostly_numbers(part[name])]
+            genes = header[len(header) - len(part.columns) :]
+            as_written = dict(zip(part.columns, genes, strict=True))  # pandas renames twins
+            names = [as_written[name] for name in numeric]
+        above = sum(map(len, beside))
+        parts.append(csr_matrix(tables.as_numbers(part[numeric], path, above).to_numpy(np.float32)))
+        beside.append(part.drop(columns=numeric))
     if not numeric:
         raise NoUsableInput(f"{path} has no numeric column")
     table, values = pd.concat(beside), vstack(parts, "csr")

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellvision.core import files
 from cellvision.core.errors import ConfigError
-from cellvision.io.dialect import one_line, plain_dialect
+from cellvision.io import tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALLEN = ("cell_metadata.csv", "cluster.csv", "cluster_annotation_term.csv")
-ROWS = 200_000  # lines of a table of cells read at once; those of other cells are passed over
 KEYS = ("cell_label", "cell_id", "item_id", "barcode", "cell_barcode", "cell")  # columns tried first
 
 
@@ -55,18 +53,11 @@ def join(cells: pd.DataFrame, given: Sequence[Path]) -> tuple[pd.DataFrame, list
     return cells, notes
 
 
-def read_words(path: Path, rows: int | None = None) -> Any:
-    """A CSV or Parquet table, everything as text; with `rows`, its portions of that many rows."""
+def read_words(path: Path) -> pd.DataFrame:
+    """A table of text; R and pandas write NA for what is missing."""
     import pandas as pd
 
-    try:
-        if path.suffix == ".parquet":
-            table = files.read_parquet(path).astype(str)
-            return table if rows is None else [table]
-        dialect = plain_dialect(path)
-        return pd.read_csv(path, dtype=str, encoding=dialect.encoding, sep=dialect.separator, chunksize=rows)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
+    return pd.concat(tables.text_portions(path, tables.MISSING), ignore_index=True)
 
 
 def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
@@ -77,7 +68,7 @@ def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     bare = pd.Index([re.sub(r"-\d+$", "", name) for name in wanted])
     best: tuple[int, Any, str] = (0, None, "")
     parts: dict[tuple[str, bool], list[Any]] = {}
-    for part in read_words(path, ROWS):
+    for part in tables.text_portions(path, tables.MISSING):
         columns = [name for name in KEYS if name in part] or list(part.columns)
         for column in columns:
             for cut, names in ((False, wanted), (True, bare)):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches.trace.store import TRACE
-from cellvision.core import files
-from cellvision.core.errors import ConfigError, UnsafeInput
-from cellvision.io import tables
-from cellvision.io.dialect import one_line, plain_dialect
+from cellvision.core.errors import ConfigError
+from cellvision.io import matrices, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,37 +64,23 @@ def read(
 def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    if path.suffix.lower() in files.PICKLED:
-        raise UnsafeInput(f"{path} may hold code (a pickle) and is never loaded; save the traces as CSV or HDF5")
     if not path.is_file():
         raise ConfigError(
             f"no traces at {path}; expected HDF5 files or a folder of them, an extraction, CSV or Parquet"
         )
-    try:
-        if path.suffix == ".parquet":
-            return files.read_parquet(path)
-        dialect = plain_dialect(path)
-        names = tables.header(path, dialect)
-        tables.check_names([name for name in names if name], str(path))
-        settings: dict[str, Any] = {"sep": dialect.separator, "decimal": dialect.decimal, "encoding": dialect.encoding}
-        table = pd.read_csv(path, low_memory=False, **settings)
-    except (ValueError, OSError) as error:
-        fault = tables.ragged(path, dialect, len(names)) if isinstance(error, pd.errors.ParserError) else None
-        raise ConfigError(fault or f"cannot read {path}: {one_line(error)}") from None
+    if tables.kind_of(path) == "parquet":
+        return tables.read_parquet(path).frame
+    table = matrices.read(path, matrices.dialect_of(path))
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index
-        raise ConfigError(f"{path}, line 2 has more fields than the header has names")
-    if table.iloc[:, -1].isna().any() and (fault := tables.ragged(path, dialect, len(names))):
-        raise ConfigError(fault)  # pandas fills short rows
+        raise ConfigError(f"{tables.place(path, 0)} has more fields than the header has names")
     return table
 
 
 def named_classes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Codes replaced by the names that a classes.csv beside the table gives them: words have no order."""
-    import pandas as pd
-
     if CLASSES[0] not in table or not path.is_file():
         return table
-    names = pd.read_csv(path, dtype=str)
+    names = tables.read_text(path)
     if not {*CLASSES} <= {*names.columns}:
         return table
     known = names.set_index(CLASSES[0])[CLASSES[1]]
@@ -155,7 +139,8 @@ def _from_long(
     twice = table.duplicated([name, time])
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
-        raise ConfigError(f"{path}, line {row + 2}: {table[name].iloc[row]} has the time {table[time].iloc[row]} twice")
+        trace, when = table[name].iloc[row], table[time].iloc[row]
+        raise ConfigError(f"{tables.place(path, row)}: {trace} has the time {when} twice")
     codes, ids = pd.factorize(table[name].astype(str))
     varying = table.groupby(codes).nunique(dropna=True).max() > 1
     numeric = table.select_dtypes("number").columns

@@ -1,0 +1,71 @@
+"""The rows of a CSV as fields of text, slowly: for headers, small files, and the lines that messages name."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.io.dialect import Dialect, find_encoding
+from cellvision.io.packed import open_text
+
+SHOWN = 5  # faults in one message
+
+
+def every(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """(line on which it begins, fields) of the header and every row."""
+    with open_text(path, dialect.encoding) as handle:
+        for _ in range(dialect.skip):
+            handle.readline()
+        reader = csv.reader(handle, delimiter=dialect.separator)
+        begun = dialect.skip
+        try:
+            for record in reader:
+                if record:
+                    yield begun + 1, record
+                begun = dialect.skip + reader.line_num
+        except csv.Error as error:
+            raise ConfigError(f"{path}, line {begun + 1}: {error}") from None
+
+
+def header(path: Path, dialect: Dialect) -> list[str]:
+    """The names in the first line."""
+    return next(every(path, dialect))[1]
+
+
+def first_rows(path: Path, dialect: Dialect) -> tuple[list[str], list[str]]:
+    """The fields of the header and of the first row. NoUsableInput without rows."""
+    records = [record for _, record in itertools.islice(every(path, dialect), 2)]
+    if len(records) < 2:
+        raise NoUsableInput(f"{path} holds a header but no rows")
+    return records[0], records[1]
+
+
+def ragged(path: Path, dialect: Dialect, width: int) -> str | None:
+    """The first lines whose number of fields is not the header's."""
+    rows = itertools.islice(every(path, dialect), 1, None)
+    other = (f"line {line} has {len(record)}" for line, record in rows if len(record) != width)
+    found = list(itertools.islice(other, SHOWN + 1))
+    more = ", and more" if len(found) > SHOWN else ""
+    return f"{path}: the header has {width} fields, but {', '.join(found[:SHOWN])}{more}" if found else None
+
+
+def refuse_ragged(path: Path, dialect: Dialect, width: int) -> None:
+    """ConfigError where `ragged` finds a row."""
+    fault = ragged(path, dialect, width)
+    if fault:
+        raise ConfigError(fault)
+
+
+def bare_columns(path: Path) -> list[tuple[str, ...]]:
+    """Columns of a tab-separated file without a header, as they were written. ConfigError names a row by line."""
+    lines = list(every(path, Dialect(find_encoding(path), "\t")))
+    if not lines:
+        raise ConfigError(f"{path} is empty")
+    width = len(lines[0][1])
+    for line, record in lines:
+        if len(record) != width:
+            raise ConfigError(f"{path}: line 1 has {width} fields, but line {line} has {len(record)}")
+    return list(zip(*(record for _, record in lines), strict=True))
