@@ -18,6 +18,7 @@ from cellvision.core.config import StageConfig, build, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import duration, say
 from cellvision.core.rundir import RunDir, content_of
+from cellvision.evidence import splits
 from cellvision.executors import local
 from cellvision.io import rawfolder
 from cellvision.segmenters import SegmenterConfig
@@ -153,9 +154,7 @@ def can_classify(cfg: Config, cells: Path, planned: Path) -> bool:
 
 def annotated_classes(cells: Path, planned: Path) -> list[str]:
     """The labels that cells of at least two units carry."""
-    import pandas as pd
-
-    unit = pd.read_csv(planned / "splits.csv", dtype=str).set_index("source_id")["unit"]
+    unit = splits.read(planned).table.set_index("source_id")["unit"]
     labelled = files.read_parquet(cells / "cells.parquet")[["source_id", "annotation"]].dropna()
     units = labelled["source_id"].map(unit).groupby(labelled["annotation"]).nunique()
     return [str(name) for name in units.index[units >= 2]]
