@@ -265,7 +265,7 @@ def test_scores_do_not_depend_on_workers_and_repeat_bit_for_bit(tmp_path: Path) 
         (("x.tif",), {"by": ("look",)}, "give --metadata"),
         (("x.tif",), {"by": ("look",), "metadata": "meta.csv"}, "lacks the columns look; it has image, plate"),
         (("x.tif",), {"by": ("path",), "metadata": "meta.csv"}, "is a column of the result itself"),
-        (("x.tif",), {"by": ("plate",), "metadata": "none.csv"}, "cannot read"),
+        (("x.tif",), {"by": ("plate",), "metadata": "none.csv"}, "no table at"),
     ],
 )
 def test_what_a_person_can_mend_is_said_before_the_work(
