@@ -203,22 +203,18 @@ def of_embed(where: Path) -> dict[str, Any]:
 
 def of_cluster(where: Path) -> dict[str, Any]:
     """How large the clusters are, and their first items and markers."""
-    import pandas as pd
-
-    clusters = pd.read_csv(where / "clusters.csv")
+    clusters = files.read_csv(where / "clusters.csv")
     sizes = clusters["cluster"].value_counts().sort_index().rename_axis("cluster").reset_index(name="items")
     sizes["% of the items"] = (100 * sizes["items"] / len(clusters)).round(1)
     tables = {"sizes": first_rows(sizes, len(sizes)), "rows": first_rows(clusters)}
     if (where / "markers.csv").exists():
-        markers = pd.read_csv(where / "markers.csv")
+        markers = files.read_csv(where / "markers.csv")
         tables["markers"] = first_rows(markers.groupby("cluster").head(MARKERS_SHOWN), len(markers))
     return tables
 
 
 def of_importance(where: Path) -> dict[str, Any]:
-    import pandas as pd
-
-    table = pd.read_csv(where / "importance.csv")
+    table = files.read_csv(where / "importance.csv")
     titles = {
         "importance": "importance, nats", "lowest": "lowest fold", "highest": "highest fold",
         "accuracy_drop": "accuracy lost", "folds_tried": "folds tried", "folds_above_zero": "folds above 0",
@@ -230,11 +226,9 @@ def of_importance(where: Path) -> dict[str, Any]:
 
 def of_extract(where: Path) -> dict[str, Any]:
     """The first files, what was left out of them, and what their columns hold."""
-    import pandas as pd
-
     read = files.read_parquet(where / "files.parquet")
     read = read.assign(bytes=read["bytes"] / MEGABYTE).rename(columns={"bytes": "MB", "points": "time points"})
-    faults, preview = (pd.read_csv(where / f"{name}.csv") for name in ("faults", "preview"))
+    faults, preview = (files.read_csv(where / f"{name}.csv") for name in ("faults", "preview"))
     first = preview[(preview["file"] == preview["file"].iloc[0]) & (preview["column"] != "source_hash")]
     columns = first_rows(first.drop(columns="file"), 2 * FIRST)
     return {"rows": first_rows(read), "faults": first_rows(faults), "columns": columns}
@@ -284,7 +278,6 @@ def shown(value: Any) -> str:
 
 
 def of_ablate(where: Path) -> dict[str, Any]:
-
     summary, differences = files.read_csv(where / "summary.csv"), files.read_csv(where / "differences.csv")
     pairs = {row["arm"]: difference(row, "difference") for row in differences.to_dict("records")}
     arms = [row | {"difference": pairs.get(row["arm"], "reference")} for row in summary.to_dict("records")]
