@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import multiprocessing
 import os
 import sys
@@ -18,12 +20,14 @@ from typing import Any, TypeVar
 
 from cellvision.core import signals
 from cellvision.core.errors import CellvisionError
+from cellvision.core.progress import say
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 4  # tasks in flight per worker
 GRACE_S = 4.0  # that worker processes get to stop by themselves
 UNKNOWN_MEMORY = 8e9  # bytes taken as free where the system does not say
+_START: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 
 
 def cores() -> int:
@@ -43,13 +47,18 @@ def free_memory() -> float:
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """`map` over processes of one thread each; workers <= 1 runs here. A worker that dies is an error, not a hang."""
+    """`map` over processes of one thread each; workers <= 1 runs here. A worker that dies is an error, not a hang.
+
+    A function of the script that runs (`__main__`) is called here too: no other process can import it.
+    """
+    if workers > 1 and _of_script(work):
+        say("in one process: a function of the script itself cannot travel to others; import it from a module")
+        workers = 1
     if workers <= 1:
         one_thread()
         yield from map(work, tasks)
         return
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_start_worker)
     waiting: deque[Future[Result]] = deque()
     try:
         for task in tasks:
@@ -69,6 +78,47 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _of_script(work: Callable[..., Any]) -> bool:
+    while isinstance(work, functools.partial):
+        work = work.func
+    return getattr(work, "__module__", None) == "__main__"
+
+
+@contextlib.contextmanager
+def _script_hidden() -> Iterator[None]:
+    """`multiprocessing` tells a new process to import what `__main__` says it is: here it says nothing."""
+    script = sys.modules["__main__"]
+    names: set[str] = {"__spec__", "__file__"} & set(vars(script))
+    kept = {name: vars(script)[name] for name in names}
+    script.__spec__ = None
+    vars(script).pop("__file__", None)
+    try:
+        yield
+    finally:
+        vars(script).update(kept)
+
+
+class _Worker(_START.Process):
+    """A clean process, which imports what it works with, but not the script that runs.
+
+    A script without `if __name__ == "__main__"` would begin again in each of them, and one that was piped into Python
+    has no file to import.
+    """
+
+    def start(self) -> None:
+        with _script_hidden():
+            super().start()
+
+
+_CONTEXT: Any = copy.copy(_START)
+_CONTEXT.Process = _Worker
+
+
+def loader_context(workers: int) -> Any:
+    """How torch's DataLoader starts processes: as here, but where the system forks, which is quick, it may."""
+    return None if workers == 0 or multiprocessing.get_start_method() == "fork" else _CONTEXT
 
 
 def _stop(children: list[multiprocessing.process.BaseProcess]) -> None:

@@ -22,6 +22,7 @@ from cellvision.core import files, signals
 from cellvision.core.errors import CellvisionError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
+from cellvision.executors import local
 from cellvision.io import tensorfiles
 from cellvision.training.device import autocast, device_of
 from cellvision.training.schedule import LoopConfig, learning_rate
@@ -55,8 +56,9 @@ def _worker(_: int) -> None:
 def batches(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Generator[Batch]:
     """Batches of the steps start..stop-1, prepared ahead by `workers` processes."""
     loader = torch.utils.data.DataLoader(
-        _Steps(make, start, stop), batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_worker
-    )
+        _Steps(make, start, stop), batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=_worker,
+        multiprocessing_context=local.loader_context(workers),
+    )  # fmt: skip
     try:
         yield from loader
     except RuntimeError as error:
