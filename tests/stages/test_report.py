@@ -79,6 +79,19 @@ def test_a_stage_has_a_section_of_its_own(stage: str, request: Request, tmp_path
     assert_repeats(text, folder)
 
 
+@pytest.mark.parametrize("make", [of_embed, of_extract])
+def test_a_run_made_before_its_stage_drew_a_picture_has_a_page(
+    make: Callable[[Request, Path], Path], request: Request, tmp_path: Path
+) -> None:
+    folder = make(request, tmp_path)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    report.run(report.Config(run=folder), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "headline" in text
+    assert "data:image/png" not in text
+
+
 def assert_repeats(text: str, folder: Path) -> None:
     """The command on the page makes the same configuration again."""
     command = re.search(r"To repeat it: <code>(.*?)</code>", text)
