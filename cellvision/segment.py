@@ -38,7 +38,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 3
+REVISION = 4
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
