@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
@@ -24,16 +25,25 @@ TINY: dict[str, Any] = {
 }
 TINY_STUDY: dict[str, Any] = {
     "encoder": "test_resnet", "size": 32, "folds": 2, "seeds": (0,), "steps": 2, "pretrain_steps": 2, "batch": 16,
-    "workers": 0, "device": "cpu",
+    "workers": 0, "device": "cpu", "segmenter": "threshold",
 }  # fmt: skip
 GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
 
 
+def compiled(library: str) -> bool:
+    """Is its bytecode stored beside it, as `make setup` does?"""
+    place = importlib.util.find_spec(library)
+    return bool(place and place.origin and Path(importlib.util.cache_from_source(place.origin)).exists())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One thread for torch and OpenCV here, and nothing from the network in the processes a test starts."""
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):  # importing torch and timm again takes three times as long then
+    if "PYTHONDONTWRITEBYTECODE" in os.environ and not compiled(
+        "torch"
+    ):  # importing it again takes three times as long
+        del os.environ["PYTHONDONTWRITEBYTECODE"]
         sys.dont_write_bytecode, sys.pycache_prefix = False, str(tmp_path_factory.mktemp("bytecode"))
         os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
     import cv2
