@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cellvision.branches import Baseline, Branch
     from cellvision.evidence.problem import Supervised
 
+TREES = 500  # of the forest
 INFLATION_ITEMS = 4000  # items the item-random comparison is made on
 
 
@@ -48,11 +49,11 @@ def logistic(seed: int, threads: int) -> Any:
 
 
 def forest(seed: int, threads: int) -> Any:
-    """500 trees with five training items in a leaf at least."""
+    """Trees with five training items in a leaf at least."""
     from sklearn.ensemble import RandomForestClassifier
 
     settings = {"class_weight": "balanced", "min_samples_leaf": 5, "n_jobs": threads}
-    return filled(RandomForestClassifier(500, random_state=seed, **settings))
+    return filled(RandomForestClassifier(TREES, random_state=seed, **settings))
 
 
 def boosting(seed: int, threads: int) -> Any:

@@ -32,21 +32,34 @@ RECIPE = "{encoder: test_resnet, probes: 1, loop: {steps: 6, batch: 16, checkpoi
 Command = tuple[str, list[str]]  # stage and its arguments but --out
 
 
-def start(command: Command, out: Path) -> subprocess.Popen[bytes]:
-    """The command in a session of its own, so that all its processes can be killed together."""
-    arguments = [sys.executable, "-m", f"cellvision.{command[0]}", *command[1], "--out", str(out)]
-    return subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.DEVNULL)
+def _alone(command: Command, out: Path) -> None:
+    """The command line's own call, in a session of its own, so that all its processes can be killed together."""
+    os.setsid()
+    raise SystemExit(main(command[0], [*command[1], "--out", str(out)]))
 
 
-def stop_at(process: subprocess.Popen[bytes], out: Path, pattern: str, count: int, number: int) -> int:
+def start(command: Command, out: Path) -> multiprocessing.process.BaseProcess:
+    """The command in a process whose libraries are loaded: importing them for each kill took longer than its work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["timm", "albumentations", "cellvision.study"])
+    process = context.Process(target=_alone, args=(command, out))
+    process.start()
+    return process
+
+
+def stop_at(
+    process: multiprocessing.process.BaseProcess, out: Path, pattern: str, count: int, number: int
+) -> int | None:
     """Send the signal to all processes once `count` files below `out` match; -> exit code."""
     deadline = time.monotonic() + PATIENCE_S
     while len(list(out.glob(pattern))) < count:
-        assert process.poll() is None, f"ended before {count} of {pattern} were there"
+        assert process.is_alive(), f"ended before {count} of {pattern} were there"
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    assert process.pid is not None
     os.killpg(process.pid, number)
-    return process.wait(PATIENCE_S)
+    process.join(PATIENCE_S)
+    return process.exitcode
 
 
 def contents(out: Path) -> dict[str, Any]:

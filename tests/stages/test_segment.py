@@ -34,7 +34,16 @@ def save(path: Path, pixels: np.ndarray) -> None:
 def test_every_odd_file_ends_in_a_row_with_its_reason(tmp_path: Path) -> None:
     expected = write_corpus(tmp_path / "raw" / "odd")
     save(tmp_path / "raw" / "odd" / "cells.png", discs([(30, 30), (60, 64)]))
-    command = ["--raw", str(tmp_path / "raw"), "--workers", "0", "--out", str(tmp_path / "cells")]
+    command = [
+        "--segmenter",
+        "threshold",
+        "--raw",
+        str(tmp_path / "raw"),
+        "--workers",
+        "0",
+        "--out",
+        str(tmp_path / "cells"),
+    ]
     assert main("segment", command) == 0
     images = pd.read_parquet(tmp_path / "cells" / "images.parquet").set_index("path")
     assert images.index.is_unique
