@@ -82,7 +82,7 @@ def run(cfg: Config, out: Path) -> None:
 def open_items(cfg: Config) -> Branch:
     """The branch of the items. ConfigError for a column that is not there, NoUsableInput for fewer than four items."""
     reserved = tuple(filter(None, (cfg.target, cfg.unit)))
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     table = branch.items.table
     for name in reserved:
         if name not in table:

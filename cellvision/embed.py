@@ -48,7 +48,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training.device import pick_device
 
     reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, Branch, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, BranchConfig
 from cellvision.core import files
 from cellvision.core.config import StageConfig, option, read_yaml
 from cellvision.core.errors import StrategyRefused
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from cellvision.models.classifier import Classifier
     from cellvision.models.encoders import Trained
-    from cellvision.strategies import Strategy
 
 REVISION = 3
 
@@ -77,11 +76,11 @@ class Job(Supervised):
 
         self.cfg = cfg
         reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
-        branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+        branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
         made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
         target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only)
         super().__init__(branch, made, target, cfg.fold, cfg.seed, cfg.label_fraction)
-        self.strategy: Strategy = STRATEGIES.build(cfg.strategy)
+        self.strategy = STRATEGIES.build(cfg.strategy)
         self.spec = cfg.encoder or branch.default_encoder
         self.device: torch.device = pick_device(cfg.device, cfg.threads)
 
@@ -97,7 +96,7 @@ class Job(Supervised):
         """Training rows; StrategyRefused where the strategy cannot be used on them."""
         rows = self.train_rows(fold)
         refusal = self.strategy.refusal(self.labelled(rows), self.target.level) if len(rows) else "no labelled items"
-        if not refusal and getattr(self.strategy, "ordered", False) and not self.target.ordered:
+        if not refusal and self.strategy.ordered and not self.target.ordered:
             refusal = f"the classes of {self.target.name!r} are not three or more numbers"
         if refusal:
             raise StrategyRefused(f"strategy {self.cfg.strategy.name!r} refused: {refusal}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
+from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
 from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
@@ -54,7 +54,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.plots.results import forest_plot
 
     reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     problem = Supervised(branch, made, targets.read(branch.items, cfg.target, cfg.ignore), "all", cfg.seed)
     with RunDir.claim(

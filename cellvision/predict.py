@@ -54,9 +54,9 @@ def run(cfg: Config, out: Path) -> None:
             where = cfg.items or out / "runs" / "segment"
             if how:
                 segment.run(how, where)
-            branch: Branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
+            branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
             trained = encoders.load(cfg.model, branch)
-            notes = [*branch.check(trained.facts["schema"]), *(notes_on_cut(bundle, where) if how else [])]
+            notes = [*branch.align(trained.facts["schema"]), *(notes_on_cut(bundle, where) if how else [])]
             claimed.note(threads=torch.get_num_threads(), notes=notes)
             claimed.finish(classify(cfg, bundle, branch, trained, out) | {"notes": notes})
     found = files.read_json(out / "metrics.json")

@@ -24,7 +24,7 @@ from cellvision.evidence.splits import Splits
 from cellvision.executors import local
 from cellvision.models.batches import SourceBalanced
 from cellvision.models.watch import Probe
-from cellvision.selfsup import METHODS, MethodConfig
+from cellvision.selfsup import METHOD_HELP, METHODS, MethodConfig
 from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Config(StageConfig):
     unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     fold: str = option("0", "fold held out, or none to learn from everything")
-    method: MethodConfig = option("simclr", "simclr or masked")
+    method: MethodConfig = option("simclr", METHOD_HELP)
     encoder: str | None = option(None, "network with random weights, or a trained encoder to go on from", runtime=True)
     probes: int = option(4, "how often rank, kNN and identity are measured", ge=1)
     loop: LoopConfig = option(LoopConfig(steps=600, batch=256), "length and rate", flag=False)
@@ -63,11 +63,11 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training import loop
     from cellvision.training.device import pick_device
 
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     held = np.isin(made.fold_of(branch.items), splits.test_folds(made, cfg.fold))
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
-    method: Method = METHODS.build(cfg.method)
+    method = METHODS.build(cfg.method)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)
     batch = min(cfg.loop.batch, len(train))
@@ -80,21 +80,24 @@ def run(cfg: Config, out: Path) -> None:
             return
         claimed.note(device=str(device), threads=torch.get_num_threads(), held_out=cfg.fold)
         learner = build_learner(start, method, cfg.seed).to(device)
+        encoder: Any = learner.encoder
         probe = Probe(branch, start.state, train, test)
         history = loop.train(
             learner,
-            lambda module, views: contrast(method, module, views),
+            lambda module, views: method.step(module, in_order(views)),
             SourceBalanced(branch, start.state, train, method.views, batch, cfg.seed, method.augment),
             cfg.loop,
             seed=cfg.seed,
             folder=out / "checkpoints",
             what="pretrain",
             workers=max(0, local.cores() - 1) if cfg.workers is None else cfg.workers,
-            probe=lambda _: probe(learner["encoder"]),
+            probe=lambda _: probe(encoder),
             probe_every=max(1, cfg.loop.steps // cfg.probes),
+            after_step=lambda step: method.after_step(learner, step, cfg.loop.steps),
+            frozen_statistics=False,
         )
-        save_encoder(cfg, branch, made, start, learner["encoder"], train, out / "encoder")
-        measured = method.validate(learner["encoder"], branch, start.state, train, test)
+        save_encoder(cfg, branch, made, start, encoder, train, out / "encoder")
+        measured = method.validate(encoder, branch, start.state, train, test)
         summary = write_curves(history, measured.pop("chance", method.chance(batch)), out) | measured
         loop.forget(out / "checkpoints")
         units = len(set(made.unit_of(branch.items)[train]))
@@ -103,21 +106,18 @@ def run(cfg: Config, out: Path) -> None:
         say(f"pretrain: loss {loss:.3f} (chance {chance:.3f}), effective rank {rank:.1f} -> {out}")
 
 
-def build_learner(start: Trained, method: Method, seed: int) -> nn.ModuleDict:
-    """Encoder and projection head, trained together."""
+def build_learner(start: Trained, method: Method, seed: int) -> nn.Module:
+    """The encoder and whatever the method trains with it."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "projection"))
-        return torch.nn.ModuleDict({"encoder": start.module, "head": method.head(start.width)})
+        return method.learner(start.module)
 
 
-def contrast(method: Method, learner: Any, views: dict[str, Tensor]) -> Tensor:
-    """The loss of one batch; all views go through the encoder together."""
-    import torch
-
-    together = torch.cat([views[str(view)] for view in range(method.views)])
-    return method.step(learner["encoder"], learner["head"], together)
+def in_order(views: dict[str, Tensor]) -> list[Tensor]:
+    """The views of a batch by their number."""
+    return [views[str(view)] for view in range(len(views))]
 
 
 def save_encoder(
@@ -145,11 +145,11 @@ def training_rate(cfg: Config, steps: int = 4) -> float:
     from cellvision.models import encoders
     from cellvision.training.device import autocast, pick_device
 
-    branch: Branch = BRANCHES.build(cfg.branch, path=cfg.items)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items)
     rows = np.arange(len(branch.items.table))
     batch = min(cfg.loop.batch, len(rows))
     device = pick_device(cfg.device, cfg.threads)
-    method: Method = METHODS.build(cfg.method)
+    method = METHODS.build(cfg.method)
     start = encoders.resolve(cfg.encoder or branch.default_encoder, branch, rows, 0)
     learner = build_learner(start, method, 0).to(device)
     draw = SourceBalanced(branch, start.state, rows, method.views, batch, 0, method.augment)
@@ -158,7 +158,7 @@ def training_rate(cfg: Config, steps: int = 4) -> float:
         begun = time.perf_counter()
         views = {name: view.to(device) for name, view in draw(step).items()}
         with autocast(learner, cfg.loop.precision):
-            value = contrast(method, learner, views)
+            value = method.step(learner, in_order(views))
         value.backward()
         times.append(time.perf_counter() - begun)
     return batch * method.views / float(np.median(times[1:]))

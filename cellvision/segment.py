@@ -32,7 +32,7 @@ from cellvision.io import labelmaps, rawfolder
 from cellvision.io.images.reader import ImageError, Reason
 from cellvision.io.rawfolder import Entry
 from cellvision.plots.cells import preview
-from cellvision.segmenters import SEGMENTERS, WHY, SegmenterConfig
+from cellvision.segmenters import SEGMENTERS, WHY, Segmenter, SegmenterConfig
 from cellvision.segmenters.slow import Slow, announce
 
 if TYPE_CHECKING:
@@ -227,10 +227,10 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     return files.write_json(_part(out, entry), {"image": row, "cells": rows})
 
 
-_BUILT: dict[str, Any] = {}  # one segmenter per worker process: weights are loaded once
+_BUILT: dict[str, Segmenter] = {}  # one segmenter per worker process: weights are loaded once
 
 
-def _segmenter(cfg: Config) -> Any:
+def _segmenter(cfg: Config) -> Segmenter:
     key = cfg.segmenter.model_dump_json() + cfg.device
     if key not in _BUILT:
         _BUILT.clear()

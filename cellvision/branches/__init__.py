@@ -6,7 +6,7 @@ Everything downstream - plan, pretrain, embed, finetune, predict, ablate, report
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -21,7 +21,7 @@ from cellvision.core.registry import Registry
 if TYPE_CHECKING:
     from torch import nn
 
-BRANCHES = Registry(
+BRANCHES: Registry[Branch] = Registry(
     "branch",
     {
         "image": "cellvision.branches.image.branch:ImageBranch",
@@ -49,6 +49,17 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Simulated items of a branch, few, always the same, and how to learn from them; the tests live on it."""
+
+    items: Path
+    target: str  # column of the items table that can be learned
+    encoder: str  # a small one
+    unit: str | None = None  # column of independent units, where the items do not bring their own
+    options: dict[str, Any] = field(default_factory=dict)  # of the branch's config
+
+
+@dataclass(frozen=True)
 class Augment:
     """How strongly to vary items, and the key (seed, names …) that the variation depends on, and on nothing else.
 
@@ -72,11 +83,19 @@ class Branch(Protocol):
 
     def __init__(self, cfg: Any, path: Path, reserved: tuple[str, ...] = ()) -> None: ...
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        """Write a small simulated data set into the folder: a hundred items or so of ten units, in seconds.
+
+        With `other_half` half of the items have other content and another source_hash; the rest stay as they are.
+        """
+        ...
+
     def schema(self) -> dict[str, Any]:
         """What new data must have to go through a model trained on this: channels and scale, or feature names."""
         ...
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         """Align these items with a trained model's schema; notes for the person, ConfigError where it cannot be."""
         ...
 

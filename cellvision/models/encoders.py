@@ -124,7 +124,7 @@ def load(folder: Path, branch: Branch) -> Trained:
         )
     if facts["branch"] != branch.cfg.name:
         raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
-    branch.check(facts["schema"])
+    branch.align(facts["schema"])
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
     module = branch.network(facts["network"], state)

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from cellvision.core.config import PluginConfig
 from cellvision.core.registry import Registry
 
-SEGMENTERS = Registry(
+SEGMENTERS: Registry[Segmenter] = Registry(
     "segmenter",
     {
         "threshold": "cellvision.segmenters.threshold.segmenter:Threshold",

@@ -31,7 +31,7 @@ from cellvision.core import files
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.executors import local
-from cellvision.segmenters import DINOV3, Segmentation, in_raster_order
+from cellvision.segmenters import DINOV3, Segmentation, Segmenter, in_raster_order
 from cellvision.training.device import device_named
 
 REVISION = "1"  # raised when masks change
@@ -50,7 +50,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, R
               LookupError, AttributeError, AssertionError, ArithmeticError)  # fmt: skip  # what damaged archives raise
 
 
-class Cellpose:
+class Cellpose(Segmenter):
     """305 M parameters: one tile of 256 px takes 2 s (bf16) to 6 s (fp32) on two quiet CPU cores, 1024 x 1024 px are
     25 tiles; each process needs 3 to 4 GB, from its first image on.
     """

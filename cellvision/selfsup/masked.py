@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import torch_seed
+from cellvision.selfsup import Method
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 CHUNK = 64  # cells measured at once
 
 
-class Masked:
+class Masked(Method):
     """Half of the hidden genes are expressed ones, half are silent ones."""
 
     views = 1
     augment = False
+    tried_on = ("rna", "transformer-1x16x2")
 
     class Config(PluginConfig):
         """Options of masked bins."""
@@ -44,13 +46,14 @@ class Masked:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
 
-    def head(self, num_features: int) -> nn.Module:
-        """Nothing: the encoder itself decodes."""
-        return nn.Identity()
-
-    def step(self, encoder: Any, head: nn.Module, items: Tensor) -> Tensor:
-        """(n, genes) log-normalised cells -> mean cross-entropy over what was hidden."""
+    def learner(self, encoder: nn.Module) -> nn.Module:
+        """The encoder alone: it decodes itself."""
         check(encoder)
+        return nn.ModuleDict({"encoder": encoder})
+
+    def step(self, learner: Any, views: list[Tensor]) -> Tensor:
+        """(n, genes) log-normalised cells -> mean cross-entropy over what was hidden."""
+        encoder, items = learner.encoder, views[0]
         bins = encoder.bins_of(items)
         asked, hidden = draw_masks(bins, self.cfg.share)
         target = bins.gather(1, asked)[hidden]
@@ -58,19 +61,11 @@ class Masked:
         loss = nn.functional.cross_entropy(beside[hidden], target)
         return loss + self.cfg.cell_weight * nn.functional.cross_entropy(alone[hidden], target)
 
-    def loss(self, features: Tensor, head: nn.Module) -> Tensor:
-        raise ConfigError("masked bins are learned from cells, not from features")
-
-    def chance(self, batch: int) -> float:
-        """Not a number before the data are seen: `validate` measures what the genes' own shares would lose."""
-        return math.nan
-
     def validate(self, encoder: Any, branch: Any, state: Any, train: NDArray, test: NDArray) -> dict[str, float]:
         """Perplexities on unseen cells, and the loss that the genes' own shares would have there.
 
         Without held-out cells that loss is the training cells', and no perplexity is claimed.
         """
-        check(encoder)
         found = perplexities(encoder, branch, state, train, test if len(test) else train, self.cfg.share)
         chance = (1 + self.cfg.cell_weight) * math.log(found["perplexity_marginal"])
         return (found if len(test) else {}) | {"chance": chance}

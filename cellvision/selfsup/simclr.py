@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from cellvision.core.config import PluginConfig, option
+from cellvision.selfsup import Method
 
 
-class SimCLR:
+class SimCLR(Method):
     """Two views of an item attract, all other items of the batch repel."""
-
-    views = 2
-    augment = True
 
     class Config(PluginConfig):
         """Options of SimCLR."""
@@ -27,22 +26,18 @@ class SimCLR:
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
 
-    def head(self, num_features: int) -> nn.Module:
+    def learner(self, encoder: Any) -> nn.Module:
         from lightly.models.modules import SimCLRProjectionHead
 
-        return SimCLRProjectionHead(num_features, self.cfg.hidden, self.cfg.projection)
+        head = SimCLRProjectionHead(encoder.num_features, self.cfg.hidden, self.cfg.projection)
+        return nn.ModuleDict({"encoder": encoder, "head": head})
 
-    def step(self, encoder: nn.Module, head: nn.Module, items: Tensor) -> Tensor:
-        return self.loss(encoder(items), head)
-
-    def loss(self, features: Tensor, head: nn.Module) -> Tensor:
+    def step(self, learner: Any, views: list[Tensor]) -> Tensor:
+        """The views go through the encoder together, so that batch norm sees all of them."""
         from lightly.loss import NTXentLoss
 
-        first, second = head(features).float().chunk(2)
+        first, second = learner.head(learner.encoder(torch.cat(views))).float().chunk(2)
         return NTXentLoss(self.cfg.temperature)(first, second)
-
-    def validate(self, encoder: nn.Module, branch: Any, state: Any, train: Any, test: Any) -> dict[str, float]:
-        return {}
 
     def chance(self, batch: int) -> float:
         """log(2n - 1): every other view is as likely as the partner."""

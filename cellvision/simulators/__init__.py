@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from cellvision.core.config import PluginConfig
 from cellvision.core.registry import Registry
 
 Shortcut = Literal["cast", "scalebar", "caption"]
@@ -28,7 +29,9 @@ class Painting:
 
 
 class Painter(Protocol):
-    """What the stage `simulate` asks of a plugin."""
+    """What the stage `simulate` asks of a plugin, which is made as `Painter(cfg)`."""
+
+    Config: type[PluginConfig]
 
     def paint(
         self, rng: np.random.Generator, height: int, width: int, contamination: float, kinds: tuple[str, ...]
@@ -37,8 +40,8 @@ class Painter(Protocol):
         ...
 
 
-PAINTERS = Registry(
-    "painters",
+PAINTERS: Registry[Painter] = Registry(
+    "painter",
     {
         "neuron": "cellvision.simulators.neuron:Neuron",
         "phloem": "cellvision.simulators.tissue:Phloem",

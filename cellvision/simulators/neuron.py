@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.simulators import Painting
+from cellvision.simulators import Painter, Painting
 from cellvision.simulators.canvas import (
     blur,
     draw_kinds,
@@ -24,7 +24,7 @@ from cellvision.simulators.figures import draw_figure
 LOOKUPS = {"green": (2.6, 0.8, 1.9), "grey": (1.0, 1.0, 1.0), "orange": (0.75, 1.5, 3.0), "cyan": (2.6, 0.95, 0.8)}
 
 
-class Neuron:
+class Neuron(Painter):
     """Few neurons in fluorescence, with haze from above and below the focal plane."""
 
     class Config(PluginConfig):

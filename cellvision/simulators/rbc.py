@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.simulators import Painting
+from cellvision.simulators import Painter, Painting
 from cellvision.simulators.canvas import blur, draw_kinds, finish, illumination, photograph, scatter, window
 from cellvision.simulators.figures import draw_figure
 
 HAEMOGLOBIN = np.array([0.55, 1.30, 1.25])  # optical density in R, G, B, relative
 
 
-class Rbc:
+class Rbc(Painter):
     """Biconcave discs, some touching or overlapping. Thickness absorbs; its slope along the shear gives the relief."""
 
     class Config(PluginConfig):

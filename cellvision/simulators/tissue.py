@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.simulators import Painting
+from cellvision.simulators import Painter, Painting
 from cellvision.simulators.canvas import finish, illumination, mix_stain, photograph, smooth_noise, window
 from cellvision.simulators.figures import draw_figure
 from cellvision.simulators.section import TISSUES, Layout, lay_out, partition
 
 
-class Tissue:
+class Tissue(Painter):
     """A section of walled cells that fill the plane."""
 
     class Config(PluginConfig):

@@ -15,7 +15,7 @@ from cellvision.core.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STRATEGIES = Registry(
+STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     {
         "inherit": "cellvision.strategies.inherit:Inherit",
@@ -43,6 +43,7 @@ class Strategy(Protocol):
     """Made as `Strategy(cfg)`."""
 
     Config: type[PluginConfig]
+    ordered: bool = False  # needs classes that are three or more numbers; their order is then the classes' order
 
     def refusal(self, items: Labelled, level: str) -> str | None:
         """Why this strategy cannot be used on these training items; None where it can."""

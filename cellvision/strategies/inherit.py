@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.strategies import Labelled
+from cellvision.strategies import Labelled, Strategy
 
 
-class Inherit:
+class Inherit(Strategy):
     """Cross-entropy on items."""
 
     class Config(PluginConfig):

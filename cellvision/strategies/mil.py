@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellvision.core.config import PluginConfig, option
-from cellvision.strategies import Labelled
+from cellvision.strategies import Labelled, Strategy
 
 
 class GatedHead(nn.Module):
@@ -45,7 +45,7 @@ def softmax_by(score: Tensor, bag: Tensor) -> Tensor:
     return raised / total[bag]
 
 
-class GatedAttention:
+class GatedAttention(Strategy):
     """Bags are drawn evenly over classes; a bag shows a random part of its items at each step."""
 
     class Config(PluginConfig):

@@ -81,10 +81,14 @@ def train(
     workers: int = 0,
     probe: Callable[[int], dict[str, float]] | None = None,
     probe_every: int = 0,
+    after_step: Callable[[int], None] | None = None,
+    frozen_statistics: bool = True,
 ) -> list[dict[str, float]]:
     """Train `module` in place and return the history, one row a step with its loss and what the probe found.
 
-    Parameters that need no gradient stay as they are. Raises Interrupted after a checkpoint when a signal asks for it.
+    Parameters that need no gradient stay as they are, unless `after_step`, called with the step's number behind the
+    optimiser, moves them; with `frozen_statistics` norms whose parameters are all such keep their statistics too.
+    Raises Interrupted after a checkpoint when a signal asks for it.
     """
     trainer = _Trainer(module, cfg, folder)
     device = device_of(module)
@@ -96,10 +100,14 @@ def train(
             step = trainer.step
             torch.manual_seed(torch_seed(seed, what, step))
             module.train()
-            freeze_norms(module)
+            if frozen_statistics:
+                freeze_norms(module)
             with context:
                 value = loss(module, {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()})
             row = {"step": step, "loss": trainer.update(value)}
+            if after_step:
+                after_step(step)
+            trainer.follow()
             if probe and probe_every and (step % probe_every == 0 or step == cfg.steps - 1):
                 row |= probe(step)
             trainer.history.append(dict(sorted(row.items())))  # the order a checkpoint gives back
@@ -149,6 +157,10 @@ class _Trainer:
         nn.utils.clip_grad_norm_(self.parameters.values(), self.cfg.clip)
         self.optimiser.step()
         self.step += 1
+        return number
+
+    def follow(self) -> None:
+        """Move the average towards the module."""
         if self.average is not None:
             keep = min(self.cfg.ema, self.step / (self.step + 10))  # a young average forgets faster
             for old, new in zip(self.average.state_dict().values(), self.module.state_dict().values(), strict=True):
@@ -156,7 +168,6 @@ class _Trainer:
                     old.lerp_(new.detach(), 1 - keep)
                 else:
                     old.copy_(new)
-        return number
 
     def use_average(self) -> None:
         if self.average is not None:

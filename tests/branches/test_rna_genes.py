@@ -105,9 +105,9 @@ def test_genes_are_aligned_by_name_and_missing_ones_listed(expression: Path, tmp
     missing = set(adata.var_names) - set(adata.var_names[order])
     adata[:, order].write_h5ad(tmp_path / "new.h5ad")
     new = opened(tmp_path / "new.h5ad")
-    notes = new.check(trained.schema())
+    notes = new.align(trained.schema())
     assert all(name in notes[0] for name in missing)
-    assert new.check(trained.schema()) == notes, "a second check says the same"
+    assert new.align(trained.schema()) == notes, "a second check says the same"
     assert new.schema()["features"] == trained.schema()["features"], "what is saved next speaks of the model's genes"
     there = [number for number, gene in enumerate(state["genes"]) if trained.data.genes[gene] not in missing]
     wide = anndata.read_h5ad(expression)[:, [name not in missing for name in adata.var_names]].X.toarray()
@@ -120,15 +120,15 @@ def test_too_few_genes_in_common_are_refused(expression: Path, tmp_path: Path) -
     adata = anndata.read_h5ad(expression)
     adata[:, :30].write_h5ad(tmp_path / "new.h5ad")
     with pytest.raises(ConfigError, match="10 of the model's 40 genes are missing, such as 'g030'"):
-        opened(tmp_path / "new.h5ad").check(opened(expression).schema())
+        opened(tmp_path / "new.h5ad").align(opened(expression).schema())
 
 
 def test_genes_are_found_by_their_symbol_or_without_version(expression: Path, tmp_path: Path) -> None:
     adata = anndata.read_h5ad(expression)
     schema = opened(expression).schema() | {"features": list(adata.var["symbol"])}
-    assert opened(expression).check(schema) == ["genes are matched by column 'symbol'"]
+    assert opened(expression).align(schema) == ["genes are matched by column 'symbol'"]
     adata.var_names = [f"{name}.7" for name in adata.var_names]
     adata.write_h5ad(tmp_path / "new.h5ad")
-    assert opened(tmp_path / "new.h5ad").check(opened(expression).schema()) == [
+    assert opened(tmp_path / "new.h5ad").align(opened(expression).schema()) == [
         "genes are matched by names without version"
     ]

@@ -27,9 +27,9 @@ def test_features_are_aligned_by_name(wide: dict[str, Any], tmp_path: Path) -> N
     old = branch_of(saved(tmp_path / "old.csv", **wide), categorical=["stain"])
     new = branch_of(saved(tmp_path / "new.csv", extra=range(12), **dict(reversed(wide.items()))), categorical=["stain"])
     rows, state = np.arange(12), old.fit(np.arange(12))
-    assert new.check(old.schema()) == []
+    assert new.align(old.schema()) == []
     assert np.array_equal(new.batch(rows, state), old.batch(rows, state))
-    assert new.check(old.schema()) == []
+    assert new.align(old.schema()) == []
 
 
 def test_missing_features_are_listed_and_refused_below_80_percent(wide: dict[str, Any], tmp_path: Path) -> None:
@@ -37,19 +37,19 @@ def test_missing_features_are_listed_and_refused_below_80_percent(wide: dict[str
     old = branch_of(saved(tmp_path / "old.csv", **wide))
     rows, state = np.arange(12), old.fit(np.arange(12))
     eight = branch_of(saved(tmp_path / "8.csv", **{name: wide[name] for name in list(wide)[2:]}))
-    assert eight.check(old.schema()) == ["missing features, taken as unknown: 'f0', 'f1'"]
+    assert eight.align(old.schema()) == ["missing features, taken as unknown: 'f0', 'f1'"]
     found = eight.batch(rows, state)
     assert np.array_equal(found[:, 2:], old.batch(rows, state)[:, 2:])
     assert np.ptp(found[:, :2], axis=0).max() == 0
     seven = branch_of(saved(tmp_path / "7.csv", **{name: wide[name] for name in list(wide)[3:]}))
     with pytest.raises(ConfigError, match="3 of the model's 10 features are missing: 'f0', 'f1', 'f2'; at least 80 %"):
-        seven.check(old.schema())
+        seven.align(old.schema())
 
 
 def test_unseen_categories_are_counted(wide: dict[str, Any], tmp_path: Path) -> None:
     old = branch_of(saved(tmp_path / "old.csv", **wide), categorical=["stain"])
     new = branch_of(saved(tmp_path / "new.csv", **wide | {"stain": ["green"] * 3 + ["red"] * 9}), categorical=["stain"])
-    assert new.check(old.schema()) == ["column 'stain': 3 rows hold categories never seen ('green')"]
+    assert new.align(old.schema()) == ["column 'stain': 3 rows hold categories never seen ('green')"]
     codes = new.batch(np.arange(12), old.fit(np.arange(12)))[:, -1]
     assert codes.tolist() == [0, 0, 0] + [2] * 9
 
@@ -57,7 +57,7 @@ def test_unseen_categories_are_counted(wide: dict[str, Any], tmp_path: Path) -> 
 def test_a_number_as_category_is_the_same_beside_a_gap(tmp_path: Path) -> None:
     old = branch_of(saved(tmp_path / "old.csv", x=[1.5, 2, 3], stage=[1, 2, 2]), categorical=["stage"])
     new = branch_of(saved(tmp_path / "new.csv", x=[1.5, 2, 3], stage=[2, np.nan, 1]), categorical=["stage"])
-    assert new.check(old.schema()) == []
+    assert new.align(old.schema()) == []
     assert new.batch(np.arange(3), old.fit(np.arange(3)))[:, -1].tolist() == [2, 0, 1]
 
 

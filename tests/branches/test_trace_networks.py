@@ -70,14 +70,14 @@ def test_traces_of_other_length_and_channels_are_aligned_by_name(tmp_path: Path)
     five = ["A", "B", "C", "D", "E"]
     old, new = opened(write("old.csv", five, 12)), opened(write("new.csv", ["E", "D", "B", "A"], 20))
     state = old.fit(np.arange(3))
-    notes = new.check(old.schema())
+    notes = new.align(old.schema())
     assert notes == ["missing channels, taken as unknown: C", "traces of 20 points are cut to the model's 12"]
     before, after = old.batch(np.arange(3), state), new.batch(np.arange(3), state)
     present = [0, 1, 3, 4]
     np.testing.assert_allclose(before[:, present], after[:, present])
     assert (after[:, 10 + 2] == 0).all()
     with pytest.raises(ConfigError, match="2 of the model's 5 channels are missing, such as 'A'"):
-        opened(write("few.csv", ["B", "C", "D"], 12)).check(old.schema())
+        opened(write("few.csv", ["B", "C", "D"], 12)).align(old.schema())
 
 
 # -- networks and features --

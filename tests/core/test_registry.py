@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from cellvision.core.registry import Registry
 
 
 def test_registry_loads_only_what_is_asked_for() -> None:
-    registry = Registry("thing", {"path": "pathlib:Path", "broken": "no.such.module:Thing"})
+    registry: Registry[Any] = Registry("thing", {"path": "pathlib:Path", "broken": "no.such.module:Thing"})
     assert registry.load("path") is Path
     with pytest.raises(ConfigError, match="no thing named 'pat'; did you mean 'path'"):
         registry.load("pat")

@@ -37,8 +37,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, name: str, spec: str)
 
 
 def test_weights_alone_need_the_name_of_their_network(weights: Path) -> None:
+    branch: Any = SimpleNamespace()
     with pytest.raises(ConfigError, match="NAME@"):
-        encoders.resolve(str(weights), SimpleNamespace(), np.arange(2), 0)
+        encoders.resolve(str(weights), branch, np.arange(2), 0)
 
 
 def test_an_unknown_network_names_the_nearest() -> None:

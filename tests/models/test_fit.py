@@ -32,7 +32,7 @@ def test_features_of_items_aligned_to_another_schema_are_never_taken(table: Path
     trained = encoders.resolve("mlp-16-8", branch, every, seed=0)
     before = frozen_features(branch, trained, every, tmp_path)
     schema = branch.schema()
-    branch.check(schema | {"features": schema["features"][::-1]})
+    branch.align(schema | {"features": schema["features"][::-1]})
     after = frozen_features(branch, trained, every, tmp_path)
     assert np.array_equal(after, frozen_features(branch, trained, every, None))
     assert not np.array_equal(before, after)

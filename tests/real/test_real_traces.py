@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellvision import finetune
-from cellvision.branches import BRANCHES
+from cellvision.branches.trace.branch import TraceBranch
 from cellvision.core import files
 from cellvision.evidence import splits
 
@@ -15,7 +15,7 @@ FIELD = r"ID~^(r\d_[A-Z]+_\d+)_"
 
 
 def test_kinase_traces_have_two_channels_gaps_and_named_classes(realdata: Path) -> None:
-    branch = BRANCHES.build("trace", path=realdata / "traces_codex" / "erkakt")
+    branch = TraceBranch(TraceBranch.Config(), realdata / "traces_codex" / "erkakt")
     assert branch.channels == ("ERK", "AKT")
     assert branch.traces.shape == (2, 600)
     assert set(branch.items.table["class"]) == {"BTC", "CTR", "EGF", "EPR", "HGF", "HRG", "IGF"}

@@ -27,7 +27,7 @@ def painting(group: str, seed: int = 7, height: int = 256, width: int = 320) -> 
 
 @pytest.fixture(scope="module")
 def cut() -> Nano:
-    built = SEGMENTERS.build("nano", device="cpu")
+    built = Nano(Nano.Config(), device="cpu")
     torch.set_num_threads(1)
     return built
 

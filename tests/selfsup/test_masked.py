@@ -163,9 +163,9 @@ def test_cell_without_a_shown_gene_is_still_read() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_loss_is_the_slow_cross_entropy(seed: int) -> None:
     made, values = network().eval(), cells()
-    method = METHODS.build({"name": "masked", "share": 0.2, "cell_weight": 0.0})
+    method = masked.Masked(masked.Masked.Config(share=0.2, cell_weight=0.0))
     torch.manual_seed(seed)
-    loss = method.step(made, method.head(made.num_features), values)
+    loss = method.step(method.learner(made), [values])
     torch.manual_seed(seed)
     bins = made.bins_of(values)
     asked, hidden = masked.draw_masks(bins, 0.2)
@@ -211,9 +211,7 @@ def test_masked_bins_need_an_encoder_with_bins(expression: Path) -> None:
     rows = np.arange(20)
     fitted = branch.fit(rows)
     with pytest.raises(ConfigError, match="transformer-3x64x4"):
-        METHODS.build("masked").step(
-            branch.network("mlp-8", fitted), None, torch.from_numpy(branch.batch(rows, fitted))
-        )
+        METHODS.build("masked").learner(branch.network("mlp-8", fitted))
 
 
 def run(stage: Any, out: Path, **options: Any) -> dict[str, Any]:

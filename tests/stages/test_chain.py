@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import fused
 
 from cellvision.__main__ import dispatch
 from cellvision.branches import BRANCHES
 from cellvision.core import files
 
 
-class Sample(NamedTuple):
-    """Simulated items of a branch, what is to be learned from them, a small encoder, and further options."""
-
-    items: Path
-    target: str
-    encoder: str
-    options: tuple[str, ...] = ()
-
-
-def of_image(request: pytest.FixtureRequest, tmp: Path) -> Sample:
-    cells = request.getfixturevalue("cells")
-    return Sample(cells, "group", "test_resnet", ("--set", "branch.size=32"))
-
-
-def of_tabular(request: pytest.FixtureRequest, tmp: Path) -> Sample:
-    return Sample(request.getfixturevalue("table"), "y", "mlp-16-8", ("--unit", "donor"))
-
-
-def of_rna(request: pytest.FixtureRequest, tmp: Path) -> Sample:
-    return Sample(request.getfixturevalue("expression"), "kind", "mlp-16-8", ("--unit", "donor"))
-
-
-def of_trace(request: pytest.FixtureRequest, tmp: Path) -> Sample:
-    return Sample(request.getfixturevalue("traces"), "distance", "cnn-8-8")
-
-
-def of_fusion(request: pytest.FixtureRequest, tmp: Path) -> Sample:
-    return Sample(fused(tmp, request.getfixturevalue("cells")), "group", "late:image=test_resnet+table=mlp-16-8")
-
-
-SAMPLES: dict[str, Callable[[pytest.FixtureRequest, Path], Sample]] = {
-    "image": of_image,
-    "tabular": of_tabular,
-    "rna": of_rna,
-    "trace": of_trace,
-    "fusion": of_fusion,
-}
-
-
-def test_every_branch_of_the_registry_has_a_sample() -> None:
-    assert set(SAMPLES) == set(BRANCHES.names())
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_the_same_commands_work_for_every_branch(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    sample = SAMPLES[name](request, tmp_path)
+@pytest.mark.parametrize("name", BRANCHES.names())
+def test_the_same_commands_work_for_every_branch(name: str, tmp_path: Path) -> None:
+    sample = BRANCHES.load(name).sample(tmp_path)
+    options = ("--unit", sample.unit) if sample.unit else ()
+    for key, value in sample.options.items():
+        options = (*options, "--set", f"branch.{key}={value}")
     quick = ("--workers", "0", "--threads", "1", "--device", "cpu")
 
-    def call(stage: str, *options: str, out: str) -> Path:
-        command = (stage, "--items", str(sample.items), "--branch", name, *sample.options, *options)
+    def call(stage: str, *more: str, out: str) -> Path:
+        command = (stage, "--items", str(sample.items), "--branch", name, *options, *more)
         assert dispatch([*command, "--out", str(tmp_path / out)]) == 0, stage
         assert files.read_json(tmp_path / out / "run.json")["status"] == "done"
         return tmp_path / out

@@ -18,6 +18,7 @@ from cellvision import extract
 from cellvision.branches import BRANCHES
 from cellvision.branches.trace import files as tracefiles
 from cellvision.branches.trace import store as tracestore
+from cellvision.branches.trace.branch import TraceBranch
 from cellvision.core import files
 from cellvision.core.cli import main
 from cellvision.core.config import build
@@ -49,7 +50,7 @@ def test_a_row_a_cell_with_its_trace(traces: Path, tmp_path: Path) -> None:
 
 def test_the_branch_reads_the_same_from_the_table_as_from_the_files(traces: Path, tmp_path: Path) -> None:
     run(traces, tmp_path / "run")
-    direct, mapped = (BRANCHES.build("trace", path=path) for path in (traces, tmp_path / "run"))
+    direct, mapped = (TraceBranch(TraceBranch.Config(), path) for path in (traces, tmp_path / "run"))
     pd.testing.assert_frame_equal(direct.items.table, mapped.items.table, check_like=True)
     rows = np.array([100, 3, 57, 3])
     assert np.array_equal(direct.traces.take(rows), mapped.traces.take(rows))

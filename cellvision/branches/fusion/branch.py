@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Augment, Baseline, Branch, State
+from cellvision.branches import BRANCHES, Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import COLUMNS, Items
 from cellvision.core.config import PluginConfig, StageModel, build, fingerprint, option, read_yaml
 from cellvision.core.errors import ConfigError
@@ -53,7 +53,7 @@ class Joined:
     row: NDArray[np.int64]
 
 
-class FusionBranch:
+class FusionBranch(Branch):
     """Items are the ids of all parts together."""
 
     default_encoder = DEFAULT
@@ -91,10 +91,16 @@ class FusionBranch:
         """The parts the model sees."""
         return {name: part for name, part in self.parts.items() if not self.cfg.use or name in self.cfg.use}
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        from cellvision.branches.fusion.sample import write
+
+        return write(folder, other_half)
+
     def schema(self) -> dict[str, Any]:
         return {"parts": {name: [options_of(one.branch), one.branch.schema()] for name, one in self.used.items()}}
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         """Each part against its own schema."""
         wanted = schema["parts"]
         if list(wanted) != list(self.used):
@@ -106,7 +112,7 @@ class FusionBranch:
             options, inner = wanted[name]
             if options_of(part.branch) != options:
                 raise ConfigError(f"part {name!r} was trained with the options {options}; give the same ones")
-            notes += [f"{name}: {note}" for note in part.branch.check(inner)]
+            notes += [f"{name}: {note}" for note in part.branch.align(inner)]
         lost = {name: int((part.row < 0).sum()) for name, part in self.used.items()}
         return notes + [f"{count} items have no {name}" for name, count in lost.items() if count]
 

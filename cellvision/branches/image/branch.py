@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, State, items
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, items
 from cellvision.branches.items import Items
 from cellvision.cells import cropstore
 from cellvision.cells.cropstore import Crops
@@ -22,7 +22,7 @@ from cellvision.core.rng import derive
 FIT_SAMPLE = 512  # training crops that mean and standard deviation are taken from
 
 
-class ImageBranch:
+class ImageBranch(Branch):
     """Crops with their masks; which part of a crop is shown is a choice made here, at training time."""
 
     default_encoder = "resnet18"
@@ -48,10 +48,16 @@ class ImageBranch:
             np.int64
         )
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        from cellvision.branches.image.sample import write
+
+        return write(folder, other_half)
+
     def schema(self) -> dict[str, Any]:
         return {"size": self.cfg.size, "view": self.cfg.view, "geometry": self.items.facts}
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         mine, theirs = self.items.facts, schema["geometry"]
         if mine["channels"] != theirs["channels"] and {mine["channels"], theirs["channels"]} != {1, 3}:
             raise ConfigError(

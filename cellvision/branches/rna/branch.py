@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.rna import cellset, counts
 from cellvision.branches.rna import genes as genes
@@ -36,7 +36,7 @@ CLUSTER_COLUMN = re.compile(
 CLUSTER_VALUE = re.compile(r"(?i)^(cluster|clust|c)[ _-]?\d+$")
 
 
-class RnaBranch:
+class RnaBranch(Branch):
     """Cells of an h5ad file, a 10x folder or h5, or a CSV; a large file stays on disk."""
 
     default_encoder = "mlp-256-64"
@@ -146,10 +146,16 @@ class RnaBranch:
 
     # -- the contract --
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        from cellvision.branches.rna.sample import write
+
+        return write(folder, other_half)
+
     def schema(self) -> dict[str, Any]:
         return {"features": self._features, "kind": self.data.kind, "target_sum": self.cfg.target_sum}
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         """Take the model's genes by name, in its order; missing ones count as not expressed."""
         wanted = schema["features"]
         if self._checked == schema:

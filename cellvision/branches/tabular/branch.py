@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import Items, no_missed
 from cellvision.core import files, rundir
 from cellvision.core.config import PluginConfig, option
@@ -44,7 +44,7 @@ FLAT = 1e-6  # standard deviation below which a feature is constant
 DROP, NOISE = {"weak": 0.05, "strong": 0.3}, {"weak": 0.05, "strong": 0.2}  # share of features, standard deviations
 
 
-class TabularBranch:
+class TabularBranch(Branch):
     """A table's rows, with everything fitted on training rows."""
 
     default_encoder = "mlp-256-128"
@@ -129,11 +129,17 @@ class TabularBranch:
                 known = np.isfinite(own).any(0)
                 self.offset[number, known] = np.nanmean(own[:, known], axis=0)
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        from cellvision.branches.tabular.sample import write
+
+        return write(folder, other_half)
+
     def schema(self) -> dict[str, Any]:
         levels = {name: levels_of(codes) for name, codes in self.codes.items()}
         return {"features": self.features, "categories": levels}
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         """Take the model's features by name, in its order; missing ones become missing values."""
         wanted, categories = list(schema["features"]), dict(schema["categories"])
         told = [name for name in (*wanted, *categories) if name in self.hidden]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.trace import tables as tracetables
 from cellvision.branches.trace.files import DISTANCE, SUFFIXES, Fault, Reader
@@ -32,7 +32,7 @@ CHUNK = 512  # traces whose features are computed at once
 SHOWN = 5  # faults that are said one by one
 
 
-class TraceBranch:
+class TraceBranch(Branch):
     """Every channel is standardised with training statistics; unknown points are zero, and masked."""
 
     default_encoder = "inception-16-3"
@@ -59,10 +59,16 @@ class TraceBranch:
         table["group"] = table[cfg.group].astype(str) if cfg.group else "all"
         self.items = Items(table, content, no_missed(), stamps)
 
+    @classmethod
+    def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+        from cellvision.branches.trace.sample import write
+
+        return write(folder, other_half)
+
     def schema(self) -> dict[str, Any]:
         return {"channels": list(self.channels), "points": self.traces.shape[1], "scale": self.cfg.scale}
 
-    def check(self, schema: dict[str, Any]) -> list[str]:
+    def align(self, schema: dict[str, Any]) -> list[str]:
         """Take the model's channels by name; missing ones are unknown. Traces are cut or filled at the end."""
         wanted, notes = tuple(schema["channels"]), []
         missing = [name for name in wanted if name not in self.channels]
