@@ -64,6 +64,7 @@ AT_TOP = {  # what does nothing without the library, and is itself imported only
         "branches/fusion/network.py",
         "branches/image/networks.py",
         "branches/image/small_maps.py",
+        "branches/perceptron.py",
         "branches/rna/networks.py",
         "branches/tabular/networks.py",
         "branches/trace/networks.py",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellvision.branches.image.networks import Normalised
+from cellvision.branches.names import parse
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 from cellvision.io import tensorfiles
@@ -58,8 +59,8 @@ def content_hash(spec: str) -> str:
     folder = find(spec)
     if folder:
         return files.sha256_file(folder / "weights.safetensors")[:32]
-    name, at, source = spec.partition("@")
-    return f"{name}@{files.sha256_file(Path(source))[:32]}" if at and Path(source).is_file() else spec
+    name = parse(spec)
+    return f"{name.name}@{files.sha256_file(Path(name.source))[:32]}" if name.is_file() else spec
 
 
 def hash_arrays(arrays: Mapping[str, NDArray]) -> str:
@@ -87,10 +88,11 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
     folder = find(spec)
     if folder:
         return load(folder, branch)
-    if Path(spec).suffix in files.PICKLED | {".safetensors"} and "@" not in spec:
+    parsed = parse(spec)
+    name, source = parsed.name, parsed.source
+    if Path(spec).suffix in files.PICKLED | {".safetensors"} and not source:
         files.refuse_pickled(Path(spec), "convert it to safetensors")
         raise ConfigError(f"say which network the weights in {spec} belong to: NAME@{spec}")
-    name, _, source = spec.partition("@")
     state = branch.fit(rows)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

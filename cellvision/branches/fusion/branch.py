@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import BRANCHES, Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import COLUMNS, Items
+from cellvision.branches.names import parse
 from cellvision.core.config import PluginConfig, StageModel, build, fingerprint, option, read_yaml
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator
@@ -267,10 +268,10 @@ def form_of(name: str, state: State) -> tuple[str, tuple[int, ...]]:
 
 def encoders_of(name: str, branches: dict[str, Branch]) -> dict[str, str]:
     """Part -> encoder."""
-    kind, _, rest = name.partition(":")
-    chosen = dict(text.split("=", 1) for text in rest.split("+") if "=" in text)
+    parsed = parse(name)
+    chosen = parsed.parts()
     wrong = [key for key in chosen if key not in branches]
-    if kind != DEFAULT or wrong or (rest and not chosen):
+    if parsed.kind != DEFAULT or wrong or (name != DEFAULT and not chosen):
         known = "+".join(f"{key}={branch.default_encoder}" for key, branch in branches.items())
         raise ConfigError(f"the fusion branch has the encoders late, or late:{known} and the like, not {name!r}")
     return {key: chosen.get(key, branch.default_encoder) for key, branch in branches.items()}

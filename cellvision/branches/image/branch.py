@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Augment, Baseline, Branch, Sample, State, items
 from cellvision.branches.items import Items
+from cellvision.branches.names import parse
 from cellvision.cells import cropstore
 from cellvision.cells.cropstore import Crops
 from cellvision.core import files, rundir
@@ -105,10 +106,9 @@ class ImageBranch(Branch):
     def network(self, name: str, state: State) -> Any:
         from cellvision.branches.image.networks import Normalised, timm_network
 
-        name, _, source = name.partition("@")
-        return Normalised(
-            timm_network(name, len(state["mean"]), self.cfg.size, source == "imagenet"), state["mean"], state["std"]
-        )
+        parsed, mean, std = parse(name), state["mean"], state["std"]
+        backbone = timm_network(parsed.name, len(mean), self.cfg.size, parsed.source == "imagenet")
+        return Normalised(backbone, mean, std)
 
     def baselines(self) -> dict[str, Baseline]:
         """Colour of the cells, hand-made features, and two shortcuts: what surrounds the cells, and their mere size."""

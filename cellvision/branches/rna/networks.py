@@ -6,12 +6,13 @@ Each carries its preprocessing as buffers: the first two standardise, the transf
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from cellvision.branches.names import parse
+from cellvision.branches.perceptron import hidden_layers
 from cellvision.branches.rna.genes import LIMIT
 from cellvision.core.errors import ConfigError
 
@@ -28,14 +29,13 @@ NAMES = "mlp-256-64, cnn-32-64 or transformer-3x64x4 (layers x width x heads)"
 
 def build(name: str, state: State) -> nn.Module:
     """A random network of that name; ConfigError for other names."""
-    kind, _, rest = name.partition("-")
-    if kind in ("mlp", "cnn") and re.fullmatch(r"\d+(-\d+)*", rest):
-        widths = [int(width) for width in rest.split("-")]
+    kind, widths, shape = parse(name).kind, parse(name).sizes(), parse(name).sizes("x")
+    if kind in ("mlp", "cnn") and widths:
         made = perceptron(widths, state) if kind == "mlp" else convolution(widths)
         return Standardised(made, widths[-1], state)
-    if kind == "transformer" and re.fullmatch(r"\d+x\d+x\d+", rest):
-        layers, width, heads = (int(part) for part in rest.split("x"))
-        if not layers or not heads or width % heads:
+    if kind == "transformer" and len(shape) == 3:
+        layers, width, heads = shape
+        if width % heads:
             raise ConfigError(f"{name!r}: the width must be a multiple of the heads")
         if "edges" not in state:
             raise ConfigError("these values are scaled, so genes have no silence and no bins; use mlp or cnn")
@@ -59,18 +59,15 @@ class Standardised(nn.Module):
         return self.backbone(((values - self.mean) / self.std).clamp(-LIMIT, LIMIT))
 
 
-def perceptron(widths: list[int], state: State) -> nn.Module:
+def perceptron(widths: tuple[int, ...], state: State) -> nn.Module:
     """Batch norm and dropout after every hidden layer; the first one starts with the principal axes of the cells."""
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise([len(state["mean"]), *widths]):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(DROPOUT)]
-    network = nn.Sequential(*layers)
+    network = nn.Sequential(*hidden_layers(len(state["mean"]), widths, DROPOUT))
     if "axes" in state:
         start_at_axes(network.get_parameter("0.weight"), state["axes"])
     return network
 
 
-def convolution(widths: list[int]) -> nn.Module:
+def convolution(widths: tuple[int, ...]) -> nn.Module:
     """Kernels of 7 with stride 3 over the genes in the file's order, which means little: kept as a comparison."""
     layers: list[nn.Module] = [nn.Unflatten(1, (1, -1))]
     for before, after in itertools.pairwise([1, *widths]):

@@ -6,11 +6,11 @@ Input (n, d + gaps + categories): d numbers, a 1 where a number with gaps was mi
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
 
+from cellvision.branches.names import parse
+from cellvision.branches.perceptron import hidden_layers
 from cellvision.core.errors import ConfigError
 
 TOKENS = 4096  # features a transformer may have
@@ -20,14 +20,12 @@ KNOWN = "mlp-256-128 (hidden widths), ft-32-2 (width and layers of a transformer
 
 def build(name: str, numbers: int, gaps: int, levels: tuple[int, ...], dropout: float) -> nn.Module:
     """ConfigError for a name that is none."""
-    kind, *sizes = name.split("-")
-    widths = [int(size) for size in sizes if size.isdigit() and int(size) > 0]
-    whole = len(widths) == len(sizes)
-    if kind == "linear" and not sizes:
+    kind, widths = parse(name).kind, parse(name).sizes()
+    if name == "linear":
         return Linear(numbers, gaps, levels)
-    if kind == "mlp" and whole and widths:
+    if kind == "mlp" and widths:
         return Perceptron(numbers, gaps, levels, widths, dropout)
-    if kind == "ft" and whole and len(widths) == 2 and widths[0] % HEAD_WIDTH == 0:
+    if kind == "ft" and len(widths) == 2 and widths[0] % HEAD_WIDTH == 0:
         return FeatureTransformer(numbers, gaps, levels, widths[0], widths[1], dropout)
     raise ConfigError(f"no encoder of features named {name!r}; there are {KNOWN}")
 
@@ -62,12 +60,11 @@ class Linear(nn.Module):
 class Perceptron(nn.Sequential):
     """Hidden layers with batch norm and dropout."""
 
-    def __init__(self, numbers: int, gaps: int, levels: tuple[int, ...], widths: list[int], dropout: float) -> None:
+    def __init__(
+        self, numbers: int, gaps: int, levels: tuple[int, ...], widths: tuple[int, ...], dropout: float
+    ) -> None:
         flat = Flat(numbers, gaps, levels)
-        layers: list[nn.Module] = [flat]
-        for before, after in itertools.pairwise([flat.width, *widths]):
-            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(dropout)]
-        super().__init__(*layers)
+        super().__init__(flat, *hidden_layers(flat.width, widths, dropout))
         self.num_features = widths[-1]
 
 

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cellvision.branches.names import parse
+from cellvision.branches.perceptron import hidden_layers
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator
 
@@ -24,9 +26,8 @@ HELP = "mlp-256-128, cnn-32-64-128, inception-16-3 (width and blocks), resnet-64
 
 def network(name: str, channels: int, points: int) -> Network:
     """A random network by its name; ConfigError lists them."""
-    kind, *sizes = name.split("-")
-    numbers = [int(size) for size in sizes if size.isdigit() and int(size)]
-    if len(numbers) == len(sizes) and numbers:
+    kind, numbers = parse(name).kind, parse(name).sizes()
+    if numbers:
         if kind == "mlp":
             return Mlp(channels, points, numbers)
         if kind == "cnn":
@@ -56,12 +57,9 @@ class Network(nn.Module):
 class Mlp(Network):
     """Perceptron on all time points at once, with dropout."""
 
-    def __init__(self, channels: int, points: int, widths: list[int], dropout: float = 0.3) -> None:
+    def __init__(self, channels: int, points: int, widths: tuple[int, ...], dropout: float = 0.3) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise([2 * channels * points, *widths]):
-            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*hidden_layers(2 * channels * points, widths, dropout))
         self.num_features = widths[-1]
 
     def features(self, traces: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ def pooled(features: Tensor, known: Tensor) -> Tensor:
 class Cnn(Network):
     """Plain convolutions, halving the time after each."""
 
-    def __init__(self, channels: int, widths: list[int], dropout: float = 0.2) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...], dropout: float = 0.2) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for number, (before, after) in enumerate(itertools.pairwise([2 * channels + 1, *widths])):
