@@ -35,19 +35,33 @@ def no_weights(tmp_path, monkeypatch):
     return tmp_path / "models"
 
 
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A weight file for Cellpose's network around an encoder of two narrow blocks instead of 24 wide ones."""
-    import cellpose.vit
+def small_encoder(checkpoint):
+    """Two narrow blocks instead of 24 wide ones."""
     from segment_anything.modeling import ImageEncoderViT
 
-    def encoder(checkpoint):
-        return SimpleNamespace(image_encoder=ImageEncoderViT(
-            img_size=1024, patch_size=16, embed_dim=32, depth=2, num_heads=2, out_chans=16, use_rel_pos=True,
-            window_size=14, global_attn_indexes=(1,), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        ))  # fmt: skip
+    return SimpleNamespace(image_encoder=ImageEncoderViT(
+        img_size=1024, patch_size=16, embed_dim=32, depth=2, num_heads=2, out_chans=16, use_rel_pos=True,
+        window_size=14, global_attn_indexes=(1,), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    ))  # fmt: skip
 
-    monkeypatch.setattr(cellpose.vit, "sam_model_registry", {"vit_l": encoder})
+
+def forward_to_bright(net, tiles):
+    """The network's answer: bright is cell, and flows point up the blurred brightness."""
+    answers = []
+    for tile in tiles:
+        light = cv2.GaussianBlur(tile[0], (0, 0), 6)
+        flow = np.stack(np.gradient(light))
+        flow /= np.hypot(*flow) + 1e-6
+        answers.append(np.concatenate([5 * flow, 12 * (tile[:1] - 0.5)]))
+    return np.stack(answers).astype(np.float32), np.zeros((len(tiles), 256), np.float32)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A weight file for Cellpose's network around a small encoder."""
+    import cellpose.vit
+
+    monkeypatch.setattr(cellpose.vit, "sam_model_registry", {"vit_l": small_encoder})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         state = cellpose.vit.CPSAM().state_dict()
@@ -57,18 +71,8 @@ def small(tmp_path, monkeypatch):
 
 @pytest.fixture
 def flows_to_bright(monkeypatch):
-    """The network answers: bright is cell, and flows point up the blurred brightness. Known discs become cells."""
-
-    def forward(net, tiles):
-        answers = []
-        for tile in tiles:
-            light = cv2.GaussianBlur(tile[0], (0, 0), 6)
-            flow = np.stack(np.gradient(light))
-            flow /= np.hypot(*flow) + 1e-6
-            answers.append(np.concatenate([5 * flow, 12 * (tile[:1] - 0.5)]))
-        return np.stack(answers).astype(np.float32), np.zeros((len(tiles), 256), np.float32)
-
-    monkeypatch.setattr("cellpose.core._forward", forward)
+    """Known discs become cells."""
+    monkeypatch.setattr("cellpose.core._forward", forward_to_bright)
 
 
 DISCS = ((30, 110, 14), (40, 40, 17), (100, 60, 12), (96, 200, 20), (150, 120, 15))  # y, x, radius; in raster order
