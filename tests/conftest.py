@@ -130,25 +130,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def fused(folder: Path, cells: Path) -> Path:
-    """A fusion file: the cells, and a table of them that tells the group, lacks every fifth and has three more."""
-    import pandas as pd
-    import yaml
-
-    own = pd.read_parquet(cells / "cells.parquet")[["item_id", "unit", "group"]]
-    own = own[np.arange(len(own)) % 5 > 0]
-    more = own.head(3).assign(item_id=["only0", "only1", "only2"])
-    both = pd.concat([own, more], ignore_index=True)
-    code = both["group"].astype("category").cat.codes.to_numpy()
-    noise = np.random.default_rng(0).normal(size=(len(both), 3)).round(3)
-    numbers = {"size": 3 * (code % 2) + noise[:, 0], "stain": 3 * (code // 2) + noise[:, 1], "noise": noise[:, 2]}
-    both.rename(columns={"item_id": "cell"}).assign(**numbers).to_csv(folder / "measured.csv", index=False)
-    image = {"items": str(cells), "branch": {"name": "image", "size": 32}}
-    table = {"items": "measured.csv", "branch": {"name": "tabular"}, "key": "cell"}
-    (folder / "fusion.yaml").write_text(yaml.safe_dump({"parts": {"image": image, "table": table}}, sort_keys=False))
-    return folder / "fusion.yaml"
-
-
 def write_waves(path: Path, distance: Any, samples: dict[str, Any], **more: Any) -> Path:
     """A file of calcium traces: `samples` are matrices by key, `more` further datasets with `/` written as `__`."""
     import h5py

@@ -36,7 +36,10 @@ class Painter(Protocol):
     def paint(
         self, rng: np.random.Generator, height: int, width: int, contamination: float, kinds: tuple[str, ...]
     ) -> Painting:
-        """One image. `contamination`: expected share of cells of another kind, drawn from `kinds` and debris."""
+        """One image of 2 px a side or more.
+
+        contamination: expected share of cells of another kind, drawn from `kinds` and debris; 0 is none.
+        """
         ...
 
 

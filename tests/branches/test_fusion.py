@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import fused
 
 from cellvision import ablate, finetune, predict
 from cellvision.branches import BRANCHES, Augment
@@ -105,8 +104,8 @@ def test_a_file_without_parts_is_refused(tmp_path: Path, content: str, words: st
 # -- batches --
 
 
-def test_parts_travel_bit_for_bit(cells: Path, tmp_path: Path) -> None:
-    branch = branch_of(fused(tmp_path, cells))
+def test_parts_travel_bit_for_bit(tmp_path: Path) -> None:
+    branch = branch_of(BRANCHES.load("fusion").sample(tmp_path).items)
     rows = np.arange(12)
     state = branch.fit(rows)
     packed = branch.batch(rows, state)

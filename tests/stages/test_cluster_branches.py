@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_chain import SAMPLES
 
 from cellvision import importance
 from cellvision.__main__ import dispatch
@@ -16,27 +15,28 @@ from cellvision.core.config import build
 
 
 @pytest.mark.parametrize("name", BRANCHES.names())
-def test_features_of_an_encoder_are_clustered(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    sample = SAMPLES[name](request, tmp_path)
-    branch = [part for part in sample.options if part not in ("--unit", "donor")]
-    command = ["cluster", "--items", str(sample.items), "--branch", name, *branch, "--encoder", sample.encoder]
+def test_features_of_an_encoder_are_clustered(name: str, tmp_path: Path) -> None:
+    sample = BRANCHES.load(name).sample(tmp_path)
+    options = [text for key, value in sample.options.items() for text in ("--set", f"branch.{key}={value}")]
+    command = ["cluster", "--items", str(sample.items), "--branch", name, *options, "--encoder", sample.encoder]
     quick = ["--projections", "pca", "--method", "louvain", "--repeats", "1", "--workers", "0"]
     assert dispatch([*command, *quick, "--out", str(tmp_path / "run")]) == 0
     found = files.read_json(tmp_path / "run" / "metrics.json")
     clusters = pd.read_csv(tmp_path / "run" / "clusters.csv")
     assert clusters["cluster"].nunique() == found["clusters"]
-    opened = BRANCHES.build({"name": name, **({"size": 32} if name == "image" else {})}, path=sample.items)
+    opened = BRANCHES.build({"name": name, **sample.options}, path=sample.items)
     rows = opened.items.table.index.to_numpy()
     has_names = opened.feature_names(opened.fit(rows)) is not None
     assert (tmp_path / "run" / "markers.csv").exists() == has_names
 
 
 @pytest.mark.parametrize("name", ["tabular", "rna"])
-def test_every_column_of_a_batch_has_a_name(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    opened = BRANCHES.build(name, path=SAMPLES[name](request, tmp_path).items)
+def test_every_column_of_a_batch_has_a_name(name: str, tmp_path: Path) -> None:
+    opened = BRANCHES.build(name, path=BRANCHES.load(name).sample(tmp_path).items)
     rows = opened.items.table.index.to_numpy()
     state = opened.fit(rows)
     names = opened.feature_names(state)
+    assert names is not None
     assert len(set(names)) == len(names) == opened.batch(rows[:2], state).shape[1]
 
 
