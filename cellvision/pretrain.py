@@ -5,6 +5,7 @@ The held-out fold is left out of everything that is fitted; it serves the kNN cu
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,8 +103,8 @@ def run(cfg: Config, out: Path) -> None:
         loop.forget(out / "checkpoints")
         units = len(set(made.unit_of(branch.items)[train]))
         claimed.finish(summary | {"items": len(train), "units": units, "batch": batch, "steps": cfg.loop.steps})
-        loss, chance, rank = (summary[name] for name in ("loss", "chance", "rank"))
-        say(f"pretrain: loss {loss:.3f} (chance {chance:.3f}), effective rank {rank:.1f} -> {out}")
+        chance = f" (chance {summary['chance']:.3f})" if "chance" in summary else ""
+        say(f"pretrain: loss {summary['loss']:.3f}{chance}, effective rank {summary['rank']:.1f} -> {out}")
 
 
 def build_learner(start: Trained, method: Method, seed: int) -> nn.Module:
@@ -165,12 +166,12 @@ def training_rate(cfg: Config, steps: int = 4) -> float:
 
 
 def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> dict[str, Any]:
-    """curves.parquet and curves.png; the last values as flat metrics."""
+    """curves.parquet and curves.png; the last values as flat metrics, without a chance that is not known."""
     import pandas as pd
 
     from cellvision.plots.results import curves
 
-    table = pd.DataFrame(history).assign(chance=chance)
+    table = pd.DataFrame(history).assign(**({"chance": chance} if math.isfinite(chance) else {}))
     files.write_parquet(out / "curves.parquet", table)
     curves(table, out / "curves.png")
     last = table.ffill().iloc[-1]

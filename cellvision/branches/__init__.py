@@ -1,6 +1,66 @@
 """Branches: a modality behind one contract. A branch is one file and one line in `BRANCHES`.
 
 Everything downstream - plan, pretrain, embed, finetune, predict, ablate, report - knows a branch by this page alone.
+Rows of a Parquet file whose columns v0, v1 … are numbers, as a branch:
+
+    class Vectors(Branch):                                 # cellvision/branches/vectors/branch.py
+        default_encoder = "mlp-16-8"
+
+        class Config(PluginConfig):
+            name: Literal["vectors"] = "vectors"
+
+        def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
+            table = files.read_parquet(path)
+            self.cfg, self.values = cfg, table.filter(regex=r"^v\\d+$").to_numpy(np.float32)
+            self.items = Items(table, rundir.content_of(path), no_missed())
+
+        @classmethod
+        def sample(cls, folder: Path, other_half: bool = False) -> Sample:
+            values = np.random.default_rng(0).normal(size=(120, 4))
+            group, half = np.arange(120) % 2, np.arange(120) >= 60
+            values[:, 0] += 3 * group
+            values[half] += 50 * other_half
+            name = pd.Series([f"row{number:03d}" for number in range(120)])
+            table = pd.DataFrame(values, columns=["v0", "v1", "v2", "v3"]).assign(
+                item_id=name, source_id=name, unit=name.str[:5], group=group.astype(str),
+                source_hash=name + np.where(half & other_half, "*", ""))
+            files.write_parquet(folder / "vectors.parquet", table)
+            return Sample(folder / "vectors.parquet", "group", "mlp-16-8")
+
+        def schema(self) -> dict[str, Any]:
+            return {"columns": self.values.shape[1]}
+
+        def align(self, schema: dict[str, Any]) -> list[str]:
+            if schema != self.schema():
+                raise ConfigError(f"the model was trained on {schema['columns']} columns, not {self.values.shape[1]}")
+            return []
+
+        def fit(self, rows: NDArray[np.int64]) -> State:
+            return {"mean": self.values[rows].mean(0), "std": self.values[rows].std(0)}
+
+        def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray:
+            scaled = (self.values[rows] - state["mean"]) / state["std"]
+            if augment is None or augment.strength == "pose":
+                return scaled                              # row i is varied by draw i, whatever its batch mates are
+            return scaled + 0.1 * generator(0, *augment.key).standard_normal(scaled.shape, np.float32)
+
+        def feature_names(self, state: State) -> list[str] | None:
+            return [f"v{number}" for number in range(len(state["mean"]))]
+
+        def network(self, name: str, state: State) -> nn.Module:
+            widths = parse(name).sizes()                   # of names.py; hidden_layers is of perceptron.py
+            if parse(name).kind != "mlp" or not widths:
+                raise ConfigError(f"the vectors branch has encoders such as mlp-16-8, not {name!r}")
+            network: Any = nn.Sequential(*hidden_layers(len(state["mean"]), widths, 0.1))
+            network.num_features = widths[-1]
+            return network
+
+        def baselines(self) -> dict[str, Baseline]:
+            return {"logistic": Baseline("logistic", lambda rows: self.values[rows])}
+
+and the line `"vectors": "cellvision.branches.vectors.branch:Vectors"` below. tests/branches/test_branch_contract.py,
+tests/stages/test_chain.py and tests/stages/test_cluster_branches.py find it and run it on its sample. Networks go into
+networks.py beside it, which alone imports torch; the items table is described in items.py.
 """
 
 from __future__ import annotations
@@ -104,7 +164,10 @@ class Branch(Protocol):
         ...
 
     def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray:
-        """Network input, first axis the rows; each row's variation is independent of the others in the batch."""
+        """Network input, first axis the rows, without augmentation always the same.
+
+        A variation depends on the key, the row and its position in the batch, on no other row, nor on their number.
+        """
         ...
 
     def feature_names(self, state: State) -> list[str] | None:
@@ -112,7 +175,7 @@ class Branch(Protocol):
         ...
 
     def network(self, name: str, state: State) -> nn.Module:
-        """A random encoder of that name: input batch -> (n, num_features) features."""
+        """A random encoder of that name, a module with the attribute num_features: batch -> (n, num_features)."""
         ...
 
     def baselines(self) -> dict[str, Baseline]:

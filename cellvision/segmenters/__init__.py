@@ -1,4 +1,27 @@
-"""Segmenters: an image in, a label map out. A segmenter is one file and one line in `SEGMENTERS`."""
+"""Segmenters: an image in, a label map out. A segmenter is one file and one line in `SEGMENTERS`.
+
+    class Otsu(Segmenter):                                 # cellvision/segmenters/otsu.py
+        class Config(PluginConfig):
+            name: Literal["otsu"] = "otsu"
+
+        def __init__(self, cfg: Config, device: str = "auto") -> None:
+            self.cfg = cfg
+
+        def segment(self, pixels: NDArray[np.uint8]) -> Segmentation:
+            from skimage.filters import threshold_otsu
+            from skimage.measure import label
+
+            grey = pixels.max(axis=2)                      # threshold_otsu takes constant images, too
+            return Segmentation(in_raster_order(label(grey > threshold_otsu(grey)))[0])
+
+        def identity(self) -> str:
+            return "otsu revision 1"
+
+and the line `"otsu": "cellvision.segmenters.otsu:Otsu"` below. tests/segmenters/test_segmenter_contract.py finds it:
+empty images, a single pixel, grey and colour, labels in raster order, the same bits with any number of processes, an
+identity that knows the weights. Libraries that load slowly are imported where used. One that needs minutes says so
+beforehand: see slow.py.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +96,10 @@ class Segmenter(Protocol):
         ...
 
     def identity(self) -> str:
-        """What the masks depend on beside the config: the weights' hash, the method."""
+        """What the masks depend on beside the config: the method and its revision, the hash of the weights.
+
+        An option `weights` is a path, which says nothing of the content: declare it with runtime=True.
+        """
         ...
 
 

@@ -7,7 +7,7 @@
         def __init__(self, cfg: Config) -> None:
             self.cfg = cfg
 
-        def learner(self, encoder: nn.Module) -> nn.Module:
+        def learner(self, encoder: Any) -> nn.Module:
             return nn.ModuleDict({"encoder": encoder, "head": nn.Linear(encoder.num_features, 64)})
 
         def step(self, learner: Any, views: list[Tensor]) -> Tensor:
@@ -15,8 +15,9 @@
             return (first - second).square().mean()
 
 and the line `"nearest": "cellvision.selfsup.nearest:Nearest"` below. tests/selfsup/test_method_contract.py finds it: at
-chance where views have nothing in common, the same bits after an interruption, no collapse (this example collapses and
-is caught), better features than random ones. Losses, heads and momentum updates are lightly's, imported where used.
+chance where views have nothing in common, the same bits after an interruption, no collapse, better features than
+random ones (which this example, where nothing keeps different items apart, does not reach). Losses, heads and momentum
+updates are lightly's, imported where used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,26 @@
 """Painters: simulated microscopy images of one group each, with the truth of every cell. Contract, names, shortcuts.
 
-A painter is a class with a nested `Config` and `paint`. Everything random comes from the generator it is given, so one
-generator state is one image, bit for bit. Contaminating cells are painted by the host image's own optics and stain.
+    class Squares(Painter):                                # cellvision/simulators/squares.py
+        class Config(PluginConfig):
+            name: Literal["squares"] = "squares"
+
+        def __init__(self, cfg: Config) -> None:
+            self.cfg = cfg
+
+        def paint(
+            self, rng: np.random.Generator, height: int, width: int, contamination: float, kinds: tuple[str, ...]
+        ) -> Painting:
+            found = draw_kinds(rng, max(2, height * width // 2000), "squares", contamination, kinds)
+            masks = np.zeros((height, width), np.int32)
+            for number, (y, x) in enumerate(rng.uniform((0, 0), (height, width), (len(found), 2)).astype(int), 1):
+                masks[y : y + 20, x : x + 20] = number     # later ones lie on top
+            light = np.where(masks > 0, 0.4, 0.9) * illumination(rng, masks.shape)
+            return finish(np.repeat(photograph(rng, light)[..., None], 3, axis=2), masks, found)
+
+with helpers of canvas.py, and the line `"squares": "cellvision.simulators.squares:Squares"` below.
+tests/simulators/test_painter_contract.py finds it. Everything random comes from the generator, so one generator state
+is one image, bit for bit. Contaminating cells are painted by the host image's own optics and stain; how a cell of a
+new kind looks in the images of other kinds is drawn by figures.py.
 """
 
 from __future__ import annotations

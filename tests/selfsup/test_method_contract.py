@@ -172,6 +172,14 @@ def test_pretraining_teaches_and_does_not_collapse(lesson: Lesson, tmp_path: Pat
         assert found["knn"] > found["knn_random"] + 0.1
 
 
+def test_a_method_without_a_closed_form_of_chance_has_none_in_its_metrics(tmp_path: Path) -> None:
+    history = [{"step": step, "loss": 1.0 - step / 10, "rank": 2.0} for step in range(4)]
+    measured = pretrain.write_curves(history, math.nan, tmp_path)
+    assert "chance" not in measured
+    assert measured["loss"] == pytest.approx(0.85)
+    assert (tmp_path / "curves.png").exists()
+
+
 # -- SimCLR --
 
 
