@@ -21,6 +21,7 @@ from cellvision.core.rundir import RunDir
 from cellvision.evidence import intervals, splits
 from cellvision.evidence.splits import Folds
 from cellvision.executors import local
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +56,7 @@ class Config(StageConfig):
     reference: str | None = option(None, "arm the others are compared with; the first when absent")
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Run every child, pool them, and compare."""
     import pandas as pd

@@ -22,6 +22,7 @@ from cellvision.core.progress import say
 from cellvision.core.rng import derive, generator, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.models.neighbours import Communities, Projection
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +53,7 @@ class Config(StageConfig):
     markers: int = option(20, "marker genes of each cluster", ge=0)
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Represent, connect, cluster, project, describe."""
     from cellvision.models import encoders, neighbours

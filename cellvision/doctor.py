@@ -13,6 +13,7 @@ from pathlib import Path
 from cellvision import __version__
 from cellvision.core.config import StageConfig
 from cellvision.core.errors import CellvisionError
+from cellvision.runs.calls import command
 
 HAS_OUT = False
 FREE_GB = 5  # below this a study may fill the disk
@@ -23,6 +24,7 @@ class Config(StageConfig):
     """Options of `doctor`."""
 
 
+@command
 def run(cfg: Config) -> None:
     """Print one line a check; CellvisionError when something has to be mended."""
     faults = 0

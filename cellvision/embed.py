@@ -17,6 +17,7 @@ from cellvision.core.rundir import RunDir
 from cellvision.evidence import metrics, splits
 from cellvision.evidence.problem import Supervised
 from cellvision.evidence.splits import Splits
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
@@ -40,6 +41,7 @@ class Config(StageConfig):
     short: ClassVar[dict[str, str]] = {"view": "branch.view", "size": "branch.size"}
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Embed every item once; probe the embedding on units that the encoder has not seen."""
     import torch

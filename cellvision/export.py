@@ -27,6 +27,7 @@ from cellvision.core.rundir import content_of
 from cellvision.executors import local
 from cellvision.io import geojson, labelmaps
 from cellvision.io.images.reader import ImageError
+from cellvision.runs.calls import command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,8 @@ class Job:
     cells: pd.DataFrame
 
 
-def run(cfg: Config, out: Path) -> None:
+@command
+def run(cfg: Config, out: Path) -> Path:
     """Write one kind of export into `out`, image by image."""
     where = segment_run(cfg.run)
     claim(out, cfg, where)
@@ -110,6 +112,7 @@ def run(cfg: Config, out: Path) -> None:
         say(f"export: {note}")
     if len(notes) > 3:
         say(f"export: and {len(notes) - 3} more images of that kind")
+    return out
 
 
 # -- what goes out ------------------------------------------------------------------------------------------------

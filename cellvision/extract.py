@@ -20,6 +20,7 @@ from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import NoUsableInput, RejectedInput
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +39,7 @@ class Config(StageConfig):
     preview: int = option(3, "samples of each file that preview.csv sums up", ge=1)
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Stream every file into one table. RejectedInput under --strict when something was left out."""
     import pandas as pd

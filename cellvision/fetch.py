@@ -21,6 +21,7 @@ from cellvision.core import files
 from cellvision.core.config import StageModel, option
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
 from cellvision.core.progress import say, track
+from cellvision.runs.calls import command
 from cellvision.segmenters import DINOV3
 
 POSITIONAL = "name"
@@ -65,6 +66,7 @@ class Config(StageModel):
     short: ClassVar[dict[str, str]] = {}
 
 
+@command
 def run(cfg: Config) -> Path:
     """Fetch the file, or find that it is there; -> its path."""
     if cfg.name not in OFFICIAL:

@@ -25,6 +25,7 @@ from cellvision.evidence.problem import Supervised
 from cellvision.executors import local
 from cellvision.models import fit
 from cellvision.models.fit import Recipe
+from cellvision.runs.calls import stage
 from cellvision.strategies import STRATEGIES, Labelled, StrategyConfig
 from cellvision.training.schedule import LoopConfig
 
@@ -120,6 +121,7 @@ class Job(Supervised):
         return found | {f"encoder_{fold}": encoders.content_hash(self.encoder_of(fold)) for fold in self.tested}
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Train and test fold by fold; then score what was pooled."""
     import torch
@@ -286,6 +288,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     import pandas as pd
 
     from cellvision.evidence import baselines, scoring
+    from cellvision.plots.base import save
     from cellvision.plots.results import confusion_matrix
 
     items, sources = (
@@ -297,7 +300,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
         files.write_parquet(out / f"{name}.parquet", table)
     found = scoring.summarise(job.target, scored, items)
     found["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
-    confusion_matrix(scored, out / "confusion.png", job.target.level)
+    save(confusion_matrix(scored, job.target.level), out / "confusion.png")
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
             found |= scoring.against(name, scored, files.read_parquet(path))

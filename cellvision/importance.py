@@ -23,6 +23,7 @@ from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import splits
 from cellvision.evidence.problem import Supervised
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ class Config(StageConfig):
     top: int = option(20, "features whose agreement between folds is measured", ge=1)
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Fit and shuffle fold by fold; pool; say how far the folds agree."""
     from cellvision.evidence import targets

@@ -13,6 +13,7 @@ from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import splits
 from cellvision.evidence.splits import Folds, Splits
+from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ class Config(StageConfig):
     folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Find the units and deal them into folds; groups with too few are reported, never an error."""
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))

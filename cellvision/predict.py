@@ -15,6 +15,7 @@ from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
 from cellvision.io import rawfolder
+from cellvision.runs.calls import stage
 from cellvision.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Config(StageConfig):
     items: Path | None = option(None, "a segment run or a table, instead of --raw", runtime=True)
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Cut new images the way the training images were cut, then classify every cell and every image."""
     import torch

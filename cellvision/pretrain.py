@@ -25,6 +25,7 @@ from cellvision.evidence.splits import Splits
 from cellvision.executors import local
 from cellvision.models.batches import SourceBalanced
 from cellvision.models.watch import Probe
+from cellvision.runs.calls import stage
 from cellvision.selfsup import METHOD_HELP, METHODS, MethodConfig
 from cellvision.training.schedule import LoopConfig
 
@@ -56,6 +57,7 @@ class Config(StageConfig):
     }
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Pretrain on every fold but the held-out one."""
     import torch
@@ -169,11 +171,12 @@ def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> d
     """curves.parquet and curves.png; the last values as flat metrics, without a chance that is not known."""
     import pandas as pd
 
+    from cellvision.plots.base import save
     from cellvision.plots.results import curves
 
     table = pd.DataFrame(history).assign(**({"chance": chance} if math.isfinite(chance) else {}))
     files.write_parquet(out / "curves.parquet", table)
-    curves(table, out / "curves.png")
+    save(curves(table), out / "curves.png")
     last = table.ffill().iloc[-1]
     found: dict[str, Any] = {key: float(last[key]) for key in table.columns if key not in ("step", "loss")}
     first = table.iloc[0]

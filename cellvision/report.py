@@ -17,6 +17,7 @@ from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
+from cellvision.runs.calls import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +48,14 @@ class Config(StageConfig):
     run: Path = option(..., "the run directory to describe")
 
 
-def run(cfg: Config, out: Path) -> None:
+@command
+def run(cfg: Config, out: Path) -> Path:
     """Write the page about a finished (or half finished) run."""
     if not (cfg.run / "run.json").is_file():
         raise ConfigError(f"{cfg.run} is no run directory (it has no run.json)")
-    write(cfg.run, out / "report.html" if out.is_dir() else out)
+    page = out / "report.html" if out.is_dir() else out
+    write(cfg.run, page)
+    return page
 
 
 def write(folder: Path, path: Path) -> None:
@@ -287,6 +291,7 @@ def of_ablate(where: Path) -> dict[str, Any]:
 def confusions(where: Path) -> Iterator[dict[str, Any]]:
     """One matrix of counts for every arm that is no baseline, from its first seed."""
 
+    from cellvision.plots.base import save
     from cellvision.plots.results import confusion_matrix
 
     scored = files.read_parquet(where / "scored.parquet")
@@ -294,7 +299,7 @@ def confusions(where: Path) -> Iterator[dict[str, Any]]:
     for arm, rows in scored[~scored["arm"].str.startswith("baseline")].groupby("arm", sort=False):
         first = rows[rows["seed"] == rows["seed"].iloc[0]]
         buffer = io.BytesIO()
-        confusion_matrix(first, buffer, level)
+        save(confusion_matrix(first, level), buffer)
         yield {"arm": arm, "level": level, "units": first["unit"].nunique(), "picture": of_bytes(buffer.getvalue())}
 
 

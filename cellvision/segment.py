@@ -32,6 +32,7 @@ from cellvision.io import labelmaps, rawfolder
 from cellvision.io.images.reader import ImageError, Reason
 from cellvision.io.rawfolder import Entry
 from cellvision.plots.cells import preview
+from cellvision.runs.calls import stage
 from cellvision.segmenters import SEGMENTERS, WHY, Segmenter, SegmenterConfig
 from cellvision.segmenters.slow import Slow, announce
 
@@ -77,6 +78,7 @@ class Config(StageConfig):
     }
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Segment and crop every image, or take ready crops; every input file ends in exactly one row."""
     if (cfg.raw is None) == (cfg.crops is None):

@@ -18,6 +18,7 @@ from cellvision.core.rng import generator
 from cellvision.core.rundir import RunDir
 from cellvision.executors import local
 from cellvision.io import labelmaps
+from cellvision.runs.calls import stage
 from cellvision.simulators import PAINTERS, add_shortcut, calcium
 
 REVISION = 1
@@ -54,6 +55,7 @@ class Config(StageConfig):
     short: ClassVar[dict[str, str]] = {name: f"calcium.{name}" for name in ("noise", "samples", "side", "points")}
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Every image or file from its own generator; what is there already is kept."""
     if cfg.kind == "calcium":

@@ -21,6 +21,7 @@ from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import splits
 from cellvision.executors import local
 from cellvision.io import rawfolder
+from cellvision.runs.calls import stage
 from cellvision.segmenters import SegmenterConfig
 
 REVISION = 2
@@ -70,6 +71,7 @@ class Config(StageConfig):
     short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
     seconds = parse_budget(cfg.budget)

@@ -23,6 +23,7 @@ from cellvision.core.rundir import RunDir
 from cellvision.executors import local
 from cellvision.io import rawfolder
 from cellvision.io.images.reader import ImageError
+from cellvision.runs.calls import stage
 from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ class Config(StageConfig):
     }
 
 
+@stage
 def run(cfg: Config, out: Path) -> None:
     """Fine-tune on the training units, score the held-out ones before and after."""
     import pandas as pd
 
+    from cellvision.plots.base import save
     from cellvision.plots.results import curves
     from cellvision.segmenters.nano import network as nano_network
     from cellvision.segmenters.nano import segmenter as nano
@@ -86,7 +89,7 @@ def run(cfg: Config, out: Path) -> None:
             weights = out / "weights.safetensors"
             nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
             after = score(cfg, table[table["held_out"]], weights)
-            curves(pd.DataFrame(history), out / "curves.png")
+            save(curves(pd.DataFrame(history)), out / "curves.png")
             claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
             loop.forget(out / "checkpoints")
             loop.forget(out / "pack")

@@ -27,6 +27,14 @@ class StageModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     short: ClassVar[dict[str, str]] = {}  # flags for nested keys: {"steps": "loop.steps"}
 
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_faults(type(self), error))) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # so that nested ones keep their place in a fault
+
     @model_validator(mode="before")
     @classmethod
     def _name_default_plugins(cls, data: Any) -> Any:

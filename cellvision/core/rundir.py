@@ -43,7 +43,7 @@ class RunDir:
         """Take `out` for this stage, config and inputs. ConfigError when another process or another config has it."""
         what = {"stage": stage, "revision": revision, "config": result_keys(cfg), "inputs": dict(inputs or {})}
         lock = _lock(out)
-        record = _read_record(out)
+        record = read_record(out)
         mine = fingerprint(what)
         if record and record["fingerprint"] != mine:
             lock.close()
@@ -103,7 +103,7 @@ def content_of(path: Path) -> str:
         return files.sha256_file(path)[:32]
     if not path.exists():
         raise ConfigError(f"nothing at {path}; expected a run directory or a file")
-    record = _read_record(path)
+    record = read_record(path)
     if not record:
         raise ConfigError(f"{path} is no run directory (it has no run.json)")
     if record["status"] != "done":
@@ -112,11 +112,12 @@ def content_of(path: Path) -> str:
 
 
 def is_run(path: Path, stage: str | None = None) -> bool:
-    record = _read_record(path) if path.is_dir() else {}
+    record = read_record(path) if path.is_dir() else {}
     return bool(record) and (stage is None or record["stage"] == stage)
 
 
-def _read_record(out: Path) -> dict[str, Any]:
+def read_record(out: Path) -> dict[str, Any]:
+    """run.json of a folder, empty where there is none. ConfigError for one that is damaged or of another schema."""
     path = out / "run.json"
     if not path.exists():
         return {}

@@ -13,13 +13,15 @@ from cellvision.core import files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 120
+
 
 def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
     """A figure without a window system, so that nothing depends on a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    made = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     FigureCanvasAgg(made)
     return made, made.subplots(**settings)
 
@@ -37,6 +39,28 @@ def save_pixels(target: BinaryIO, pixels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     Image.fromarray(pixels).save(target, format="PNG")
+
+
+def load_pixels(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) of a picture that this project wrote."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def picture(pixels: NDArray[np.uint8]) -> Figure:
+    """(H, W, 3) pixels as a figure of their size, nothing around them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = pixels.shape[:2]
+    made = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(made)
+    axis = made.add_axes((0, 0, 1, 1))
+    axis.imshow(pixels)
+    axis.axis("off")
+    return made
 
 
 def plain(text: Any) -> str:

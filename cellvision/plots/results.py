@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from cellvision.plots.base import figure, plain, save
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cellvision.plots.base import Figure
 
-def curves(table: pd.DataFrame, path: Path) -> None:
+
+def curves(table: pd.DataFrame) -> Figure:
     """Pretraining: loss against chance; kNN on held-out units; effective rank; identity of the source."""
     panels = [name for name in ("loss", "knn", "rank", "identity") if name in table]
     titles = {
@@ -32,7 +34,7 @@ def curves(table: pd.DataFrame, path: Path) -> None:
             axis.legend(frameon=False, fontsize=8)
         axis.set(title=titles[name], xlabel="step")
         axis.title.set_fontsize(9)
-    save(made, path)
+    return made
 
 
 def traces(values: NDArray[np.float32], names: list[str], path: Path) -> None:
@@ -49,7 +51,7 @@ def traces(values: NDArray[np.float32], names: list[str], path: Path) -> None:
     save(drawing, path)
 
 
-def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) -> None:
+def confusion_matrix(scored: pd.DataFrame, level: str) -> Figure:
     """Counts, rows shaded by their share; rows are the label, columns the prediction."""
     classes = targets.in_order(set(scored["truth"]))
     columns = [*classes, *sorted(set(scored["predicted"]) - set(classes))]
@@ -74,7 +76,7 @@ def confusion_matrix(scored: pd.DataFrame, target: Path | BinaryIO, level: str) 
     axis.set_yticks(range(len(classes)), [f"{plain(name)} ({units[name]} units)" for name in classes], fontsize=8)
     axis.set_xlabel(f"predicted (number of {level}s)", fontsize=9)
     axis.set_ylabel("label", fontsize=9)
-    save(made, target)
+    return made
 
 
 def forest_plot(

@@ -1,0 +1,1 @@
+"""Runs in Python: what a stage returns, and what `cellvision.open` opens."""
