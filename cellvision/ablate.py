@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from cellvision import finetune, pretrain
-from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
+from cellvision.branches import BRANCHES
 from cellvision.core import files
-from cellvision.core.config import StageConfig, assign, build, fingerprint, option, result_keys
+from cellvision.core.config import assign, build, fingerprint, option, result_keys
 from cellvision.core.errors import ConfigError, StrategyRefused
-from cellvision.core.progress import say, track
+from cellvision.core.progress import say, track, within
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import intervals, splits
+from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.splits import Folds
 from cellvision.executors import local
 from cellvision.runs.calls import stage
@@ -35,15 +36,9 @@ OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  #
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
 
 
-class Config(StageConfig):
+class Config(TargetConfig):
     """Options of `ablate`."""
 
-    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", BRANCH_HELP)
-    target: str = option("group", "what every arm learns")
-    splits: Path | None = option(None, "splits.csv of a plan run; made with --folds when absent", runtime=True)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     folds: Folds = option(3, "folds, and how many of given splits are tested; units: leave one unit out")
     seeds: tuple[int, ...] = option((0, 1), "one run of every arm and fold for each")
     base: dict[str, Any] = option({}, "finetune options all arms share", flag=False)
@@ -54,6 +49,7 @@ class Config(StageConfig):
     arms: dict[str, dict[str, Any]] = option({}, "further arms by name, each with its finetune options", flag=False)
     by: str | None = option(None, "column of the items; every arm is also scored for each of its values")
     reference: str | None = option(None, "arm the others are compared with; the first when absent")
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device")
 
 
 @stage
@@ -65,8 +61,7 @@ def run(cfg: Config, out: Path) -> None:
     reference = cfg.reference or next(iter(arms))
     if reference not in arms:
         raise ConfigError(f"no arm {reference!r} to compare with; arms: {', '.join(arms)}")
-    reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
-    items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
+    items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved).items
     if cfg.by is not None and cfg.by not in items.table:
         raise ConfigError(f"no column {cfg.by!r} to score by; columns: {', '.join(map(str, items.table.columns))}")
     if cfg.splits:
@@ -161,11 +156,13 @@ def run_children(cfg: Config, arms: dict[str, dict[str, Any]], folds: list[int],
     """Every pretraining, then every arm, fold and seed, one process a core; -> one row of results each."""
     jobs = local.cores() if cfg.workers is None else cfg.workers
     recipes = [(cfg, name, fold, out) for name, fold in itertools.product(recipes_of(cfg, arms), folds)]
-    for _ in track(local.ordered_map(run_recipe, recipes, min(jobs, len(recipes))), "ablate: pretrain", len(recipes)):
+    pretrained = local.ordered_map(run_recipe, recipes, min(jobs, len(recipes)))
+    for _ in track(pretrained, "ablate", len(recipes), "pretrainings"):
         pass
     every = itertools.product(arms.items(), folds, cfg.seeds)
     tasks = [(cfg, Child(name, options, fold, seed), out) for (name, options), fold, seed in every]
-    return list(track(local.ordered_map(run_child, tasks, min(jobs, len(tasks))), "ablate: finetune", len(tasks)))
+    trained = local.ordered_map(run_child, tasks, min(jobs, len(tasks)))
+    return list(track(trained, "ablate", len(tasks), "trainings"))
 
 
 def recipe_of(cfg: Config, options: dict[str, Any]) -> str | None:
@@ -188,7 +185,8 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     folder = child_folder(out, "finetune", made, child.fold)
     row: dict[str, Any] = {"arm": child.arm, "fold": child.fold, "seed": child.seed, "status": "ok", "reason": ""}
     try:
-        finetune.run(made, folder)
+        with within(f"ablate: {child.arm}, seed {child.seed}"):
+            finetune.run(made, folder)
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
     found = files.read_json(folder / "metrics.json")
@@ -203,10 +201,11 @@ def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:
         "fold": str(child.fold),
         "seed": child.seed,
         "baselines": False,
-        "cache": out / "runs" / "features",
     }
     for key, value in {**cfg.base, **child.options}.items():
         assign(merged, key, value)
+    if merged.get("tune", "linear") == "linear":
+        merged["cache"] = out / "runs" / "features"
     return build(finetune.Config, merged)
 
 
@@ -228,13 +227,15 @@ def pretraining(cfg: Config, name: str, fold: int, out: Path) -> tuple[pretrain.
 
 def run_recipe(task: tuple[Config, str, int, Path]) -> None:
     cfg, name, fold, out = task
-    pretrain.run(*pretraining(cfg, name, fold, out))
+    with within(f"ablate: recipe {name}"):
+        pretrain.run(*pretraining(cfg, name, fold, out))
 
 
 def shared(cfg: Config, out: Path) -> dict[str, Any]:
+    """What all children are given: the splits, and their unit where it is a column that inputs leave out."""
     return {
-        "items": cfg.items, "branch": cfg.branch.model_dump(), "splits": out / "splits.csv", "unit": cfg.unit,
-        "units": cfg.units, "workers": 0, "threads": 1, "device": cfg.device,
+        "items": cfg.items, "branch": cfg.branch.model_dump(), "splits": out / "splits.csv",
+        "unit": cfg.unit if cfg.branch.name != "image" else None, "workers": 0, "threads": 1, "device": cfg.device,
     }  # fmt: skip
 
 

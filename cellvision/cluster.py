@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig, State
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option
+from cellvision.core.config import Only, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import derive, generator, torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.evidence.configs import ItemsConfig
 from cellvision.models.neighbours import Communities, Projection
 from cellvision.runs.calls import stage
 
@@ -36,21 +37,25 @@ MARKER_ITEMS = 5000  # items that markers are computed on
 DOTS = 3  # markers of each cluster in the picture
 
 
-class Config(StageConfig):
+class Config(ItemsConfig):
     """Options of `cluster`."""
 
-    items: Path = option(..., "a file of a one-dimensional branch, or a segment run", runtime=True)
     branch: BranchConfig = option("rna", BRANCH_HELP)
     encoder: str | None = option(None, "features of a trained encoder instead of principal components", runtime=True)
     target: str | None = option(None, "column that the clusters are compared with")
     unit: str | None = option(None, "column of independent units, shown beside the clusters")
     components: int = option(30, "principal components", ge=2)
     neighbours: int = option(15, "of each item in the graph", ge=2)
-    method: Communities = option("auto", "leiden (where igraph is installed), louvain, or auto")
+    method: Communities = option("auto", "auto is leiden where igraph is installed, else louvain")
     resolution: float = option(1.0, "larger finds more clusters", gt=0)
     repeats: int = option(5, "clusterings of random nine tenths of the items: how stable the clusters are", ge=0)
-    projections: tuple[Projection, ...] = option(("pca", "tsne"), "pca, tsne, umap")
+    projections: tuple[Projection, ...] = option(("pca", "tsne"), "pictures in the plane; umap is an extra")
     markers: int = option(20, "marker genes of each cluster", ge=0)
+    uses: ClassVar[tuple[str, ...]] = ("seed",)
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("components",), lambda cfg: not cfg.encoder, "without --encoder, whose features are not reduced"),
+        Only(("markers",), lambda cfg: cfg.branch.name not in ("image", "trace"), "where inputs are named features"),
+    )
 
 
 @stage

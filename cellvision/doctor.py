@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from cellvision import __version__
 from cellvision.core.config import StageConfig
@@ -22,6 +23,8 @@ EXTRAS = (("umap-learn", "rna", "--projections umap of cluster"), ("igraph", "le
 
 class Config(StageConfig):
     """Options of `doctor`."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
 
 
 @command

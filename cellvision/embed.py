@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
+from cellvision.branches import BRANCHES, Branch
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option
+from cellvision.core.config import Only, option
 from cellvision.core.progress import say
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import metrics, splits
+from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.evidence.splits import Splits
 from cellvision.runs.calls import stage
@@ -26,19 +27,17 @@ REVISION = 3
 DRAWN = 5000  # items in the picture
 
 
-class Config(StageConfig):
+class Config(TargetConfig):
     """Options of `embed`."""
 
-    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", BRANCH_HELP)
-    target: str = option("group", "what the probes look for: group, annotation, or a column")
-    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     encoder: str | None = option(None, "network, NAME@imagenet, NAME@FILE, embedded name or pretrain run", runtime=True)
     transductive: bool = option(False, "probe on folds the encoder has seen, too; stamps the result")
     neighbours: int = option(10, "of the kNN probe", ge=1)
     short: ClassVar[dict[str, str]] = {"view": "branch.view", "size": "branch.size"}
+    uses: ClassVar[tuple[str, ...]] = ("seed", "threads", "device")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("transductive",), lambda cfg: not cfg.transductive or cfg.encoder, "with a trained --encoder"),
+    )
 
 
 @stage
@@ -49,8 +48,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.models import encoders
     from cellvision.training.device import pick_device
 
-    reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
-    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)

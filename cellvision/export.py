@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from cellvision.cells import cellprofiler
 from cellvision.cells.modes import MODES
 from cellvision.cells.pixels import ReadConfig, grey_repeated, read_as
 from cellvision.core import files
-from cellvision.core.config import StageConfig, build, option, read_yaml
+from cellvision.core.config import Only, StageConfig, build, option, read_yaml
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import content_of
@@ -64,9 +64,7 @@ class Config(StageConfig):
     """Options of `export`."""
 
     run: Path = option(..., "a segment, predict or study run")
-    to: Literal["geojson", "cellprofiler", "labels"] = option(
-        ..., "geojson (QuPath), cellprofiler (CSV of measurements) or labels (TIFF)"
-    )
+    to: Literal["geojson", "cellprofiler", "labels"] = option(..., "for QuPath, a CSV of measurements, or TIFF")
     raw: Path | None = option(None, "where the images lie now, for intensities; else where they lay")
     predictions: Path | None = option(None, "a finetune or predict run, or a table with item_id and predicted")
     classify_by: str | None = option(None, "column shown as the class in QuPath; else annotation, then prediction")
@@ -75,6 +73,13 @@ class Config(StageConfig):
     )
     naming: Literal["raw", "cellpose"] = option("raw", "label maps as <name>.tif or <name>_cp_masks.tif")
     channel_names: tuple[str, ...] = option((), "names of the channels, for the columns of intensities")
+    uses: ClassVar[tuple[str, ...]] = ("workers",)
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("naming",), lambda cfg: cfg.to == "labels", "with --to labels"),
+        Only(("object_type", "classify_by"), lambda cfg: cfg.to == "geojson", "with --to geojson"),
+        Only(("raw", "channel_names"), lambda cfg: cfg.to == "cellprofiler", "with --to cellprofiler"),
+        Only(("predictions",), lambda cfg: cfg.to != "labels", "with --to geojson or cellprofiler"),
+    )
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def run(cfg: Config, out: Path) -> Path:
     claim(out, cfg, where)
     jobs, total = plan(cfg, where, out)
     workers = local.cores() if cfg.workers is None else cfg.workers
-    results = track(local.ordered_map(export_one, jobs, min(workers, total)), "export", total)
+    results = track(local.ordered_map(export_one, jobs, min(workers, total)), "export", total, "images")
     if cfg.to == "cellprofiler":
         cells, notes = write_tables(results, out)
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Config(StageConfig):
 
     raw: Path = option(..., "an HDF5 file, or a folder of them at any depth", runtime=True)
     preview: int = option(3, "samples of each file that preview.csv sums up", ge=1)
+    uses: ClassVar[tuple[str, ...]] = ("strict",)
 
 
 @stage

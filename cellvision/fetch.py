@@ -124,8 +124,9 @@ def download(weights: Weights, path: Path, opener: Callable[..., Any]) -> None:
                 if not weights.size:
                     weights = dataclasses.replace(weights, size=int(answer.headers.get("Content-Length") or 0))
                 left = (weights.size or 0) - (have if resumed else 0)
+                blocks = (left + BLOCK - 1) // BLOCK
                 with part.open("ab" if resumed else "wb") as handle:
-                    for _ in track(range((left + BLOCK - 1) // BLOCK), "fetch", (left + BLOCK - 1) // BLOCK):
+                    for _ in track(range(blocks), "fetch", blocks, "blocks of 4 MB"):
                         handle.write(answer.read(BLOCK))
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Augment, BranchConfig
+from cellvision.branches import BRANCHES, Augment
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option, read_yaml
+from cellvision.core.config import Only, option, read_yaml
 from cellvision.core.errors import StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir, is_run
 from cellvision.evidence import splits
+from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.executors import local
 from cellvision.models import fit
@@ -39,22 +40,16 @@ if TYPE_CHECKING:
 REVISION = 3
 
 
-class Config(StageConfig):
+class Config(TargetConfig):
     """Options of `finetune`."""
 
-    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", BRANCH_HELP)
-    target: str = option("group", "group (weak), annotation (true), or a column")
     ignore: tuple[str, ...] = option((), "labels that are no class")
     only: str | None = option(None, "COLUMN=VALUE: the items that train and are tested")
-    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     fold: str = option("all", "all, none (train on everything, no score), or one fold")
     encoder: str | None = option(
         None, "network, NAME@imagenet, NAME@FILE, embedded name or run; {fold} in a path is filled in", runtime=True
     )
-    strategy: StrategyConfig = option("inherit", "inherit, mil or ordinal")
+    strategy: StrategyConfig = option("inherit", "how the label of a source teaches its items")
     tune: Literal["linear", "last", "whole"] = option("linear", "what is trained: the head, the last block too, or all")
     label_fraction: float = option(1.0, "share of the training units whose labels are used", gt=0, le=1)
     poses: int = option(1, "label-keeping poses a test item is shown in, their probabilities averaged", ge=1, le=8)
@@ -66,6 +61,17 @@ class Config(StageConfig):
         **{name: f"loop.{name}" for name in ("steps", "batch", "lr")},
         **{name: f"branch.{name}" for name in ("view", "size")},
     }
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("transductive",), lambda cfg: not cfg.transductive or (cfg.encoder and cfg.fold != "none"),
+             "with a trained --encoder, and folds to test"),
+        Only(("baselines",), lambda cfg: not cfg.baselines or cfg.fold == "all", "with --fold all"),
+        Only(("poses",), lambda cfg: cfg.fold != "none", "where something is tested, not with --fold none"),
+        Only(("cache",), lambda cfg: cfg.tune == "linear" or (cfg.baselines and cfg.fold == "all"),
+             "on frozen features: with --tune linear, or with --baselines"),
+        Only(("workers",), lambda cfg: cfg.fold == "all" or cfg.tune != "linear" or not cfg.workers,
+             "with --fold all, or where more than the head is trained"),
+    )  # fmt: skip
 
 
 class Job(Supervised):
@@ -76,8 +82,7 @@ class Job(Supervised):
         from cellvision.training.device import pick_device
 
         self.cfg = cfg
-        reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
-        branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+        branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
         made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
         target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only)
         super().__init__(branch, made, target, cfg.fold, cfg.seed, cfg.label_fraction)
@@ -158,7 +163,7 @@ def run_folds(job: Job, out: Path) -> Iterator[list[str]]:
         return
     jobs = local.cores() if job.cfg.workers is None else job.cfg.workers
     tasks = [(job.cfg.model_copy(update={"workers": 0, "threads": 1}), fold, out) for fold in job.folds]
-    yield from track(local.ordered_map(fold_task, tasks, min(jobs, len(tasks))), "finetune: folds", len(tasks))
+    yield from track(local.ordered_map(fold_task, tasks, min(jobs, len(tasks))), "finetune", len(tasks), "folds")
 
 
 def fold_task(task: tuple[Config, int, Path]) -> list[str]:
@@ -209,6 +214,7 @@ def recipe_for(job: Job, fold: int | None, train: NDArray[np.int64], checkpoints
         workers=max(0, local.cores() - 1) if job.cfg.workers is None else job.cfg.workers,
         checkpoints=checkpoints,
         cache=job.cfg.cache,
+        shown="finetune: everything" if fold is None else f"finetune: fold {fold}",
     )
 
 

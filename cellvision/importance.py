@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option
+from cellvision.core.config import option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import splits
+from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.runs.calls import stage
 
@@ -33,20 +34,16 @@ SMALLEST = 1e-3  # probability below which a true label loses no more: a forest'
 SHOWN = 25  # features in the picture
 
 
-class Config(StageConfig):
+class Config(TargetConfig):
     """Options of `importance`."""
 
-    items: Path = option(..., "a file of a one-dimensional branch", runtime=True)
     branch: BranchConfig = option("rna", BRANCH_HELP)
-    target: str = option("group", "group, annotation, or a column")
     ignore: tuple[str, ...] = option((), "labels that are no class")
-    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
-    model: Literal["forest", "logistic"] = option("forest", "forest or logistic")
+    model: Literal["forest", "logistic"] = option("forest", "what is fitted in every fold")
     candidates: int = option(100, "features tried in a fold: those the model itself ranks first", ge=1)
     repeats: int = option(5, "shuffles of each feature", ge=1)
     top: int = option(20, "features whose agreement between folds is measured", ge=1)
+    uses: ClassVar[tuple[str, ...]] = ("seed", "threads")
 
 
 @stage
@@ -55,17 +52,15 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.evidence import targets
     from cellvision.plots.results import forest_plot
 
-    reserved = tuple(filter(None, (cfg.target, (cfg.unit or "").partition("~")[0])))
-    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved)
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     problem = Supervised(branch, made, targets.read(branch.items, cfg.target, cfg.ignore), "all", cfg.seed)
     with RunDir.claim(
         out, "importance", cfg, {"items": branch.items.content, "splits": made.content}, REVISION
     ) as claimed:
         if not claimed.done:
-            work = track(
-                (one_fold(cfg, problem, fold) for fold in problem.folds), "importance: folds", len(problem.folds)
-            )
+            each = (one_fold(cfg, problem, fold) for fold in problem.folds)
+            work = track(each, "importance", len(problem.folds), "folds")
             folds, scores = zip(*work, strict=True)
             table = pool(list(folds))
             files.write_csv(out / "importance.csv", table)

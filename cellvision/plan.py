@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, BranchConfig
+from cellvision.branches import BRANCHES
 from cellvision.branches.items import Items
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option
+from cellvision.core.config import option
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import splits
+from cellvision.evidence.configs import UnitsConfig
 from cellvision.evidence.splits import Folds, Splits
 from cellvision.runs.calls import stage
 
@@ -22,20 +23,17 @@ REVISION = 1
 MIL_BAGS = 10  # bags a class that bag-level learning needs
 
 
-class Config(StageConfig):
+class Config(UnitsConfig):
     """Options of `plan`."""
 
-    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", BRANCH_HELP)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")
+    uses: ClassVar[tuple[str, ...]] = ("seed",)
 
 
 @stage
 def run(cfg: Config, out: Path) -> None:
     """Find the units and deal them into folds; groups with too few are reported, never an error."""
-    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
     inputs = {"items": branch.items.content} | ({"units": content_of(cfg.units)} if cfg.units else {})
     with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
         if claimed.done:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cellvision import segment
 from cellvision.branches import BRANCHES, Branch
 from cellvision.core import files
-from cellvision.core.config import StageConfig, build, option
+from cellvision.core.config import Only, StageConfig, build, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
@@ -30,6 +30,11 @@ class Config(StageConfig):
     model: Path = option(..., "the model/ folder that finetune left with --fold none or one fold", runtime=True)
     raw: Path | None = option(None, "folder of new images", runtime=True)
     items: Path | None = option(None, "a segment run or a table, instead of --raw", runtime=True)
+    uses: ClassVar[tuple[str, ...]] = ("workers", "threads", "device", "strict")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("strict",), lambda cfg: cfg.items is None, "with --raw"),
+        Only(("workers",), lambda cfg: cfg.items is None or not cfg.workers, "with --raw"),
+    )
 
 
 @stage
@@ -77,6 +82,7 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     """Segment options of the training run, with its crop size and scale."""
     geometry = files.read_json(cfg.model / "encoder.json")["schema"]["geometry"]
     made = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
+    made.pop("max_size", None)  # the size itself is known
     made |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
     return build(segment.Config, made)
 

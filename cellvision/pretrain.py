@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCH_HELP, BRANCHES, Branch, BranchConfig
+from cellvision.branches import BRANCHES, Branch
 from cellvision.core import files
-from cellvision.core.config import StageConfig, option
+from cellvision.core.config import option
 from cellvision.core.errors import NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir
 from cellvision.evidence import splits
+from cellvision.evidence.configs import SplitsConfig
 from cellvision.evidence.splits import Splits
 from cellvision.executors import local
 from cellvision.models.batches import SourceBalanced
@@ -38,14 +39,9 @@ if TYPE_CHECKING:
 REVISION = 1
 
 
-class Config(StageConfig):
+class Config(SplitsConfig):
     """Options of `pretrain`."""
 
-    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
-    branch: BranchConfig = option("image", BRANCH_HELP)
-    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
-    unit: str | None = option(None, "column of independent units, or COLUMN~REGEX, or row")
-    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     fold: str = option("0", "fold held out, or none to learn from everything")
     method: MethodConfig = option("simclr", METHOD_HELP)
     encoder: str | None = option(None, "network with random weights, or a trained encoder to go on from", runtime=True)
@@ -55,6 +51,7 @@ class Config(StageConfig):
         **{name: f"loop.{name}" for name in ("steps", "batch", "lr")},
         **{name: f"branch.{name}" for name in ("view", "size")},
     }
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device")
 
 
 @stage
@@ -66,7 +63,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training import loop
     from cellvision.training.device import pick_device
 
-    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=((cfg.unit or "").partition("~")[0],))
+    branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
     made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     held = np.isin(made.fold_of(branch.items), splits.test_folds(made, cfg.fold))
     train, test = np.flatnonzero(~held), np.flatnonzero(held)
@@ -93,6 +90,7 @@ def run(cfg: Config, out: Path) -> None:
             seed=cfg.seed,
             folder=out / "checkpoints",
             what="pretrain",
+            shown="pretrain: everything" if cfg.fold == "none" else f"pretrain: fold {cfg.fold} held out",
             workers=max(0, local.cores() - 1) if cfg.workers is None else cfg.workers,
             probe=lambda _: probe(encoder),
             probe_every=max(1, cfg.loop.steps // cfg.probes),

@@ -10,7 +10,7 @@ import io
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cellvision.cells import modes
 from cellvision.core import files
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POSITIONAL = "run"
+OUT_REQUIRED = False
+OUT_HELP = "the page; RUN/report.html when absent"
 TEMPLATE = Path(__file__).with_name("report.html")
 ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune", "ablate", "predict")  # of children
 FIRST = 10  # rows of a table that the page shows
@@ -46,13 +48,15 @@ class Config(StageConfig):
     """Options of `report`."""
 
     run: Path = option(..., "the run directory to describe")
+    uses: ClassVar[tuple[str, ...]] = ()
 
 
 @command
-def run(cfg: Config, out: Path) -> Path:
+def run(cfg: Config, out: Path | None = None) -> Path:
     """Write the page about a finished (or half finished) run."""
     if not (cfg.run / "run.json").is_file():
         raise ConfigError(f"{cfg.run} is no run directory (it has no run.json)")
+    out = cfg.run if out is None else out
     page = out / "report.html" if out.is_dir() else out
     write(cfg.run, page)
     return page

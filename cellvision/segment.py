@@ -22,7 +22,7 @@ from cellvision.cells.modes import Mode
 from cellvision.cells.pixels import ReadConfig, grey_repeated, load_pixels, seen_by_segmenter
 from cellvision.cells.quality import Flag
 from cellvision.core import files
-from cellvision.core.config import StageConfig, fingerprint, option
+from cellvision.core.config import Only, StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir, content_of
@@ -48,20 +48,20 @@ class Config(StageConfig):
     """Options of `segment`."""
 
     raw: Path | None = option(None, "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("auto", "nano, threshold or cellpose; auto is nano, or cellpose on a GPU")
+    segmenter: SegmenterConfig = option(
+        "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"
+    )
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
-    drop: tuple[Flag, ...] = option(
-        (), "leave out cells that are border, blurred, saturated, small, large, ragged or uncertain"
-    )
+    drop: tuple[Flag, ...] = option((), "leave out cells with these flags")
     mode: Literal["auto"] | Mode = option(
-        "auto", "what an item is: cell, object (one a picture, such as a neuron) or tile (tissue); auto never says tile"
+        "auto", "what an item is; object: one a picture, such as a neuron; tile: of tissue, which auto never says"
     )
     modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     context: float = option(0.15, "margin around a cell, fraction of its longer side", ge=0, le=2)
     max_size: int = option(160, "px, largest side of a stored crop", ge=32, le=512)
-    size: int | None = option(None, "px, side of the crops; chosen from the cells when absent")
+    size: int | None = option(None, "px, side of the crops, with --scale; chosen from the cells when absent", ge=16)
     scale: float | None = option(None, "stored px per image px, with --size", gt=0, le=1)
     crops: Path | None = option(None, "folder of ready single-cell crops, instead of --raw", runtime=True)
     metadata: Path | None = option(
@@ -76,6 +76,18 @@ class Config(StageConfig):
         **{name: f"segmenter.{name}" for name in ("diameter", "weights")},
         **{name: f"read.{name}" for name in ("channels", "frames", "max_megapixels", "follow_symlinks")},
     }
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "read", "truth",
+              "device"), lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
+        Only(("unit",), lambda cfg: cfg.crops is not None, "with --crops"),
+        Only(("truth_by", "truth_unit"), lambda cfg: cfg.truth is not None, "with --truth"),
+        Only(("metadata",), lambda cfg: cfg.crops is not None or cfg.truth_by or cfg.truth_unit,
+             "with --crops, --truth-by or --truth-unit"),
+        Only(("size",), lambda cfg: cfg.scale is not None, "with --scale"),
+        Only(("scale",), lambda cfg: cfg.size is not None, "with --size"),
+        Only(("max_size",), lambda cfg: cfg.size is None, "without --size, which says it already"),
+    )  # fmt: skip
 
 
 @stage
@@ -83,19 +95,17 @@ def run(cfg: Config, out: Path) -> None:
     """Segment and crop every image, or take ready crops; every input file ends in exactly one row."""
     if (cfg.raw is None) == (cfg.crops is None):
         raise ConfigError("give --raw (images to segment) or --crops with --metadata (ready crops), one of the two")
-    if cfg.size is not None and (cfg.size < 16 or cfg.scale is None):
-        raise ConfigError("--size (16 px or more) and --scale are given together")
     if cfg.crops is not None:
         return take_ready_crops(cfg, cfg.crops, out)
     entries = scan_images(cfg)
+    for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
+        raise ConfigError(f"there is no group {group!r} below {cfg.raw}, so that its mode has no effect")
     _BUILT.clear()
     inputs = {
         "raw": rawfolder.fingerprint_of(entries),
         "segmenter": _segmenter(cfg).identity(),
     }  # every user error happens here
     say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
-    for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
-        say(f"segment: there is no group {group!r} below {cfg.raw}; its mode has no effect")
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
     truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
@@ -152,7 +162,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     if kept:
         say(f"segment: {kept} images were already done")
     results = local.ordered_map(segment_one, todo, processes(cfg, todo))
-    for _ in track(results, "segment", kept + len(todo), kept):
+    for _ in track(results, "segment", kept + len(todo), "images", kept):
         pass
     parts = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
     images = pd.DataFrame([part["image"] for part in parts])
@@ -299,7 +309,7 @@ def write_crops(
         for name, some in cells.groupby("source_id", sort=True)
     ]
     workers = local.cores() if cfg.workers is None else cfg.workers
-    parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "crop", len(tasks))
+    parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "segment: crops", len(tasks), "images")
     cropstore.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
     files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels})
     return cells

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from cellvision.core import files
-from cellvision.core.config import StageConfig, StageModel, option
+from cellvision.core.config import Only, StageConfig, StageModel, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator
@@ -42,7 +42,6 @@ class Config(StageConfig):
     """Options of `simulate`."""
 
     kind: Literal["images", "calcium"] = option("images", "what is simulated")
-
     groups: tuple[str, ...] = option(("neuron", "phloem", "rbc", "xylem"), "groups to paint")
     images: int = option(8, "images a group", ge=1)
     height: int = option(384, "px", ge=64)
@@ -53,6 +52,12 @@ class Config(StageConfig):
     )
     calcium: Calcium = option(Calcium(), "options of --kind calcium", flag=False)
     short: ClassVar[dict[str, str]] = {name: f"calcium.{name}" for name in ("noise", "samples", "side", "points")}
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("groups", "images", "height", "width", "contamination", "shortcut"), lambda cfg: cfg.kind == "images",
+             "with --kind images"),
+        Only(("calcium",), lambda cfg: cfg.kind == "calcium", "with --kind calcium"),
+    )  # fmt: skip
 
 
 @stage
@@ -66,7 +71,8 @@ def run(cfg: Config, out: Path) -> None:
         if not claimed.done:
             tasks = [(cfg, out, group, number) for group in cfg.groups for number in range(cfg.images)]
             workers = local.cores() if cfg.workers is None else cfg.workers
-            painted = track(local.ordered_map(paint_one, tasks, min(workers, len(tasks))), "simulate", len(tasks))
+            work = local.ordered_map(paint_one, tasks, min(workers, len(tasks)))
+            painted = track(work, "simulate", len(tasks), "images")
             claimed.finish(write_truth(out, list(painted)))
         say(f"simulate: images in {out / 'raw'}, truth in {out / 'truth'}")
 
@@ -79,7 +85,8 @@ def run_calcium(cfg: Config, out: Path) -> None:
         if not claimed.done:
             tasks = [(cfg, out, noise, number) for noise in cfg.calcium.noise for number in range(cfg.calcium.files)]
             workers = local.cores() if cfg.workers is None else cfg.workers
-            made = track(local.ordered_map(write_calcium, tasks, min(workers, len(tasks))), "simulate", len(tasks))
+            work = local.ordered_map(write_calcium, tasks, min(workers, len(tasks)))
+            made = track(work, "simulate", len(tasks), "files")
             samples = len(list(made)) * cfg.calcium.samples
             claimed.finish({"files": len(tasks), "simulations": samples, "cells": samples * cfg.calcium.side**2})
         say(f"simulate: traces in {out / 'raw'}, each file with its truth in tissue/distanceToTarget")

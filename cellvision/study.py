@@ -14,7 +14,7 @@ from cellvision import ablate, finetune, plan, pretrain, report, segment
 from cellvision.cells.modes import Mode
 from cellvision.cells.quality import Flag
 from cellvision.core import files
-from cellvision.core.config import StageConfig, build, option
+from cellvision.core.config import Only, StageConfig, build, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import duration, say
 from cellvision.core.rundir import RunDir, content_of
@@ -45,14 +45,14 @@ class Config(StageConfig):
     """Options of `study`."""
 
     raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
-    segmenter: SegmenterConfig = option("auto", "nano, threshold or cellpose; auto is nano, or cellpose on a GPU")
+    segmenter: SegmenterConfig = option(
+        "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"
+    )
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
     )
-    drop: tuple[Flag, ...] = option(
-        (), "leave out cells that are border, blurred, saturated, small, large, ragged or uncertain"
-    )
-    mode: Literal["auto"] | Mode = option("auto", "what an item is: cell, object or tile, as in segment")
+    drop: tuple[Flag, ...] = option((), "leave out cells with these flags")
+    mode: Literal["auto"] | Mode = option("auto", "what an item is, as in segment")
     modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     channels: tuple[int, ...] | None = option(None, "channels to keep, counted from 0")
     target: Literal["group", "annotation"] = option(
@@ -69,6 +69,10 @@ class Config(StageConfig):
     batch: int = option(64, "items a step", ge=2)
     budget: str | None = option(None, "time for all of it, such as 20min; sets the steps")
     short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device", "strict")
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("unit",), lambda cfg: cfg.units is None, "without --units, which names the units already"),
+    )
 
 
 @stage

@@ -50,6 +50,7 @@ class Config(StageConfig):
         **{name: f"loop.{name}" for name in ("steps", "batch", "lr")},
         **{name: f"read.{name}" for name in ("channels", "frames", "max_megapixels", "follow_symlinks")},
     }
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device")
 
 
 @stage
@@ -184,7 +185,7 @@ def score(cfg: Config, table: pd.DataFrame, weights: Path) -> list[dict[str, flo
 
     segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=cfg.device)
     found = []
-    for row in track(table.itertuples(), "train_segmenter: score", len(table)):
+    for row in track(table.itertuples(), "train_segmenter: score", len(table), "images"):
         pixels, labels = read(cfg, row)
         found.append(overlap.score(labels, segmenter.segment(pixels).masks))
     return found

@@ -89,7 +89,7 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
         for (arm, options), seed in itertools.product(arms.items(), cfg.seeds)
     ]
     missing = [task for task in tasks if not task.part.exists()]
-    for _ in track(local.ordered_map(train, missing, workers), "nested: trainings", len(missing)):
+    for _ in track(local.ordered_map(train, missing, workers), "nested", len(missing), "trainings"):
         pass
     rows = read(tasks)
     chosen, choices = choose(rows, list(arms))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cellvision.core.config import StageConfig
+
 
 def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A path that the first worker to ask for it makes; the others wait, and none may change it."""
@@ -23,3 +25,8 @@ def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], ob
             make(place)
             mark.touch()
     return place
+
+
+def understood(config: type[StageConfig]) -> set[str]:
+    """The keys that have an effect in a stage."""
+    return set(config.model_fields) - (set(StageConfig.model_fields) - set(config.uses))

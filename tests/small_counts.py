@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sharing import understood
 
 from cellvision.branches import BRANCHES
 from cellvision.core import files
@@ -49,6 +50,6 @@ def chain(stage: Any, out: Path, path: Path | None = None, **options: Any) -> di
     shared: dict[str, Any] = {"workers": 0, "threads": 1, "device": "cpu"}
     if path is not None:
         shared |= {"items": path, "branch": "rna", "unit": "donor", "target": "kind"}
-    known = stage.Config.model_fields
+    known = understood(stage.Config)
     stage.run(build(stage.Config, {key: value for key, value in (shared | options).items() if key in known}), out)
     return files.read_json(out / "metrics.json")

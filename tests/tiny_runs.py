@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
-from sharing import shared
+from sharing import shared, understood
 
 from cellvision import ablate, finetune, plan, pretrain
 from cellvision.core import files
@@ -23,7 +23,7 @@ GROUPS = ["neuron", "phloem", "rbc", "xylem"]
 def run(stage: Any, out: Path, **options: Any) -> Path:
     """A tiny run of a stage that trains or uses a network."""
     tiny = TINY | {"threads": 1, "loop": STEPS}
-    known = {key: value for key, value in tiny.items() if key in stage.Config.model_fields}
+    known = {key: value for key, value in tiny.items() if key in understood(stage.Config)}
     stage.run(build(stage.Config, known | options), out)
     return out
 

@@ -91,8 +91,8 @@ BRANCHES: Registry[Branch] = Registry(
         "fusion": "cellvision.branches.fusion.branch:FusionBranch",
     },
 )
-BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config)]
-BRANCH_HELP = f"what the items are: {', '.join(BRANCHES.names())}"
+BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config), BRANCHES]
+BRANCH_HELP = "what the items are"
 State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 

@@ -71,7 +71,7 @@ def gather(
 
     names = table["image"].tolist()
     tasks = [(folder, names[start : start + CHUNK], read) for start in range(0, len(names), CHUNK)]
-    parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks))
+    parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks), "parts")
     rows = [row for part in parts for row in part]
     good = [row for row in rows if row["status"] == "ok"]
     if not good:

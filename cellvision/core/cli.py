@@ -14,93 +14,187 @@ import os
 import re
 import shutil
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import BaseModel
-
-from cellvision.core import config, signals
+from cellvision.core import config, flags, signals
+from cellvision.core.config import StageConfig, StageModel
 from cellvision.core.errors import CellvisionError, ConfigError
+from cellvision.core.flags import Key
 from cellvision.core.progress import say
+
+WIDTH, INDENT = 110, 30  # of the help, and where its texts begin
+EVERYWHERE = "running it"
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """The value stands once, after all names of a flag; a switch is --[no-]name."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=INDENT, width=width())
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = [name for name in action.option_strings if not name.startswith("--no-")]
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return ", ".join(f"--[no-]{name[2:]}" for name in names)
+        if not names or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{', '.join(names)} {action.metavar}"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with this project's exit code for bad usage."""
+    """argparse with this project's exit code for bad usage; `--max_size` is `--max-size`; nothing is abbreviated."""
+
+    model: type[StageModel] | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=Formatter, add_help=False, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args([dashed(word) for word in args or ()], namespace)
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--\S+)", message)
-        close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1) if unknown else []
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"{message} ({hint}see {self.prog} --help)")
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        raise ConfigError(f"{message} ({self.hint(unknown[1]) if unknown else ''}see {self.prog} --help)")
+
+    def refuse_unknown(self, argv: Sequence[str]) -> None:
+        """Name an unknown flag before what is missing."""
+        for word in argv:
+            flag = dashed(word).partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions:
+                self.error(f"unrecognized arguments: {flag}")
+
+    def hint(self, flag: str) -> str:
+        """What an unknown flag may have meant."""
+        key = flag.removeprefix("--").replace("-", "_")
+        if self.model and (have := flags.owners(self.model, key)):
+            return f"it has an effect only with {have}; "
+        if self.model and key in self.model.model_fields:
+            return "it has no effect in this command; "
+        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        return f"did you mean {close[0]}? " if close else ""
 
 
-def stage_parser(name: str, module: Any) -> Parser:
-    """A flag per option of the stage's Config; --config and --set reach every key."""
-    model = module.Config
-    parser = Parser(prog=f"cellvision {name}", description=described(module), formatter_class=argparse.HelpFormatter)
-    positional = getattr(module, "POSITIONAL", None)
-    for key, field in model.model_fields.items():
-        if key == positional:
-            parser.add_argument(key, help=field.description)
-        elif config.field_traits(model, key).get("flag", True):
-            _add_flag(parser, key, key, field)
-    for flag, dotted in model.short.items():
-        _add_flag(parser, flag, dotted, _nested_field(model, dotted))
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the keys")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="set any key, also nested: a.b=1"
-    )
-    if getattr(module, "HAS_OUT", True):
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run directory")
+def width() -> int:
+    return min(WIDTH, shutil.get_terminal_size().columns)
+
+
+def dashed(word: str) -> str:
+    """A flag with its underscores as dashes; other words as they are."""
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if re.match(r"--\w", word) else word
+
+
+def stage_parser(name: str, module: Any, argv: Sequence[str] = ()) -> Parser:
+    """A flag for each key of the stage's Config and of the plugins that `argv` chooses; --config and --set besides."""
+    model, positional = module.Config, getattr(module, "POSITIONAL", None)
+    chosen = flags.chosen_plugins(model, choices_in(model, argv))
+    keys = list(flags.keys(model, chosen))
+    parser = Parser(prog=f"cellvision {name}", usage=usage(name, module, keys), description=described(module))
+    parser.model = model
+    groups: dict[str, Any] = {}
+    for key in sorted(keys, key=lambda key: (bool(key.group), not key.field.is_required())):
+        if key.flag and key.dotted not in StageConfig.model_fields:
+            if key.group not in groups:
+                groups[key.group] = parser.add_argument_group(**heading(model, key.group, chosen))
+            add_flag(groups[key.group], key, positional)
+    common = parser.add_argument_group(EVERYWHERE)
+    for key in keys:
+        if key.dotted in StageConfig.model_fields and key.dotted in model.uses:
+            add_flag(common, key, positional)
+    add_files(common, module)
+    add_nested(parser, [key for key in keys if not key.flag])
     return parser
 
 
 def described(module: Any) -> str:
     """The first paragraph of a module's docstring, without the word that says whether it is a stage."""
-    return re.sub(r"^(?:Stage|Command|Command for RNA): ", "", " ".join(module.__doc__.split("\n\n")[0].split()))
+    text = " ".join(module.__doc__.split("\n\n")[0].split())
+    return textwrap.fill(re.sub(r"^(?:Stage|Command|Command for RNA): ", "", text), width())
 
 
-def _add_flag(parser: Parser, flag: str, dest: str, field: Any) -> None:
-    default = (
-        ""
-        if field is None or field.is_required() or field.default in (None, "", (), [])
-        else f" [{_show(field.default)}]"
-    )
-    text = ((field.description or "" if field else f"sets {dest}") + default).replace("%", "%%")
-    common: dict[str, Any] = {"dest": dest, "default": argparse.SUPPRESS, "help": text}
-    if field is not None and field.annotation is bool:
-        parser.add_argument(f"--{flag.replace('_', '-')}", action=argparse.BooleanOptionalAction, **common)
-    elif field is not None and "tuple" in str(field.annotation):
-        parser.add_argument(f"--{flag.replace('_', '-')}", type=lambda text: text.split(","), metavar="A,B", **common)
+def usage(name: str, module: Any, keys: list[Key]) -> str:
+    """What must be given."""
+    positional = getattr(module, "POSITIONAL", None)
+    must = [key for key in keys if key.field.is_required()]
+    words = [key.dotted.upper() if key.dotted == positional else f"{key.flags[0]} {key.value}" for key in must]
+    if getattr(module, "HAS_OUT", True):
+        words.append("--out DIR" if getattr(module, "OUT_REQUIRED", True) else "[--out FILE]")
+    return " ".join(["cellvision", name, *words, "[options]"]).replace("%", "%%")
+
+
+def heading(model: type[StageModel], group: str, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Title of the options below a key; for a plugin, with a line for every plugin of its family."""
+    registry = flags.registries(model).get(group)
+    if not group:
+        return {"title": "options"}
+    if registry is None:
+        return {"title": f"{group}: {model.model_fields[group].description}"}
+    longest = max(map(len, registry.names()))
+    about = [
+        textwrap.fill(f"{name:{longest}}  {registry.about(name)}", width() - 2, subsequent_indent=" " * (longest + 2))
+        for name in registry.names()
+    ]
+    auto = " (auto)" if model.model_fields[group].default == "auto" else ""
+    options = f"options of --{group} {chosen[group]}{auto}; another choice has its own: --{group} NAME --help"
+    return {"title": f"--{group}", "description": "\n".join([*about, "", options])}
+
+
+def add_flag(group: Any, key: Key, positional: str | None) -> None:
+    """One flag; its value is checked later, by the config."""
+    common: dict[str, Any] = {"help": key.help.replace("%", "%%"), "default": argparse.SUPPRESS}
+    if key.dotted == positional:
+        action = group.add_argument(key.dotted, metavar=key.dotted.upper(), help=common["help"])
+    elif key.field.annotation is bool:
+        action = group.add_argument(*key.flags, dest=key.dotted, action=argparse.BooleanOptionalAction, **common)
     else:
-        parser.add_argument(f"--{flag.replace('_', '-')}", metavar=_metavar(field), **common)
+        split = {"type": lambda text: text.split(",") if text else []} if key.is_list else {}
+        action = group.add_argument(*key.flags, dest=key.dotted, metavar=key.value, **split, **common)
+    action.words = key.choices
 
 
-def _show(default: Any) -> str:
-    return default.name if isinstance(default, BaseModel) and hasattr(default, "name") else str(default)
+def add_files(group: Any, module: Any) -> None:
+    group.add_argument("-h", "--help", action="help", help="show this and stop")
+    group.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of the keys")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set any key, also nested: a.b=1"
+    )
+    if getattr(module, "HAS_OUT", True):
+        required = getattr(module, "OUT_REQUIRED", True)
+        text = getattr(module, "OUT_HELP", "the run directory")
+        group.add_argument("--out", type=Path, required=required, metavar="DIR" if required else "FILE", help=text)
 
 
-def _metavar(field: Any) -> str:
-    kind = str(field.annotation) if field is not None else ""
-    words = (("Path", "PATH"), ("int", "N"), ("float", "X"))
-    return next((word for part, word in words if part in kind), "NAME")
+def add_nested(parser: Parser, keys: list[Key]) -> None:
+    """What only a file or --set can say."""
+    if not keys:
+        return
+    longest = max(len(key.dotted) for key in keys)
+    lines = [f"{key.dotted:{longest}}  {key.help}" for key in keys]
+    wrapped = [textwrap.fill(line, width() - 2, subsequent_indent=" " * (longest + 2)) for line in lines]
+    parser.add_argument_group("keys for --config and --set alone", "\n".join(wrapped))
 
 
-def _nested_field(model: type[BaseModel], dotted: str) -> Any:
-    """The field behind a dotted key; None where it belongs to a plugin that is not chosen yet."""
-    *parents, last = dotted.split(".")
-    for part in parents:
-        inner = model.model_fields[part].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return None
-        model = inner
-    return model.model_fields.get(last)
+def choices_in(model: type[StageModel], argv: Sequence[str]) -> dict[str, Any]:
+    """What the file, the flags and the sets say about plugins; everything else is left aside."""
+    parser = Parser(prog="cellvision")
+    for key in flags.registries(model):
+        parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--set", action="append", default=[])
+    given = vars(parser.parse_known_args(list(argv))[0])
+    file, sets = given.pop("config"), given.pop("set")
+    return config.gather(file, given, sets)
 
 
 def read_config(name: str, argv: list[str]) -> tuple[Any, Any, Path | None]:
     """argv -> (stage module, its config, out)."""
     module = importlib.import_module(f"cellvision.{name}")
-    given = vars(stage_parser(name, module).parse_args(argv))
+    parser = stage_parser(name, module, argv)
+    parser.refuse_unknown(argv)
+    given = vars(parser.parse_args(argv))
     file, sets, out = given.pop("config"), given.pop("set"), given.pop("out", None)
     return module, config.load(module.Config, file, given, sets), out
 
@@ -110,7 +204,7 @@ def main(name: str, argv: list[str] | None = None) -> int:
     signals.install()
     try:
         module, cfg, out = read_config(name, sys.argv[1:] if argv is None else argv)
-        module.run(cfg, out) if out is not None or getattr(module, "HAS_OUT", True) else module.run(cfg)
+        module.run(cfg) if out is None else module.run(cfg, out)
     except CellvisionError as error:
         say(f"cellvision {name}: {' '.join(str(error).split())}")
         return error.exit_code

@@ -9,10 +9,10 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,11 +21,21 @@ from cellvision.core.errors import ConfigError
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Only(NamedTuple):
+    """Keys that have an effect only in some combinations: which, when, and how one says that."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Any], bool]
+    said: str  # completes "has an effect only …"
+
+
 class StageModel(BaseModel):
-    """Base of every config: frozen, no unknown keys, defaults validated."""
+    """Base of every config: frozen, no unknown keys, defaults validated; a value without effect is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     short: ClassVar[dict[str, str]] = {}  # flags for nested keys: {"steps": "loop.steps"}
+    mark: ClassVar[str] = "--"  # before a key that is named to a person
+    rules: ClassVar[tuple[Only, ...]] = ()  # of this class; those of its bases hold as well
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -48,6 +58,33 @@ class StageModel(BaseModel):
         }
         return data | named
 
+    @model_validator(mode="after")
+    def _refuse_what_is_ignored(self) -> Self:
+        """A file that a run has written holds every key, so a default value is always accepted."""
+        if ignored := next(self.ignored(set(changed(self))), None):
+            raise ValueError(ignored)
+        return self
+
+    def ignored(self, given: Collection[str]) -> Iterator[str]:
+        """A line for each of these keys that has no effect here; a key stands for all below it."""
+        for base in type(self).__mro__:
+            for rule in base.__dict__.get("rules", ()):
+                for key in rule.keys:
+                    below = [name for name in given if f"{name}.".startswith(f"{key}.")]
+                    if below and not rule.when(self):
+                        yield f"{self.mark}{min(below).replace('_', '-')} has an effect only {rule.said}"
+
+
+def changed(cfg: BaseModel, usual: Any = None) -> Iterator[str]:
+    """Keys, dotted, that were given and differ from their defaults, which are those in `usual` where it has any."""
+    for name in cfg.model_fields_set:
+        value = getattr(cfg, name)
+        default = getattr(usual, name) if isinstance(usual, type(cfg)) else type(cfg).model_fields[name].get_default()
+        if isinstance(value, BaseModel):
+            yield from (f"{name}.{part}" for part in changed(value, default))
+        elif value != default:
+            yield name
+
 
 def option(default: Any = ..., text: str = "", *, runtime: bool = False, flag: bool = True, **bounds: Any) -> Any:
     """A config field: its default, one line of help with units; `flag=False` leaves it to `--set` and files."""
@@ -58,6 +95,7 @@ class PluginConfig(StageModel):
     """Base of a plugin's config; `name` is the name it is registered under."""
 
     name: str
+    mark: ClassVar[str] = ""
 
 
 class StageConfig(StageModel):
@@ -72,6 +110,14 @@ class StageConfig(StageModel):
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where networks run", runtime=True)
     strict: bool = option(False, "exit with code 2 when an input was rejected", runtime=True)
+    uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device", "strict")  # those with an effect
+
+    def ignored(self, given: Collection[str]) -> Iterator[str]:
+        yield from super().ignored(given)
+        for key in StageConfig.model_fields:
+            obeyed = (key, getattr(self, key)) in (("workers", 0), ("device", "cpu"))  # it does so anyway
+            if key in given and key not in self.uses and not obeyed:
+                yield f"--{key} has no effect in this command"
 
 
 def field_traits(model: type[BaseModel], name: str) -> dict[str, Any]:
@@ -191,6 +237,8 @@ def _faults(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             yield unknown_key(where, keys_beside(model, fault["loc"]))
         elif fault["type"] == "missing":
             yield f"{where} is required"
+        elif fault["type"] == "value_error" and isinstance(fault["input"], Mapping):  # about a whole mapping
+            yield fault["msg"].removeprefix("Value error, ")
         else:
             yield f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {fault['input']!r:.80})"
 
@@ -211,11 +259,19 @@ def unknown_key(key: str, known: list[str]) -> str:
     return f"unknown key {key!r}{hint}"
 
 
-def load(model: type[StageModel], file: Path | None, flags: Mapping[str, Any], sets: list[str]) -> StageModel:
-    """Merge file, flags and sets, in that order, and validate."""
+def gather(file: Path | None, flags: Mapping[str, Any], sets: list[str]) -> dict[str, Any]:
+    """What file, flags and sets say, each over the one before."""
     data = read_yaml(file) if file else {}
     for key, value in flags.items():
         assign(data, key, value)
     for text in sets:
         assign(data, *parse_set(text))
-    return build(model, data)
+    return data
+
+
+def load(model: type[StageModel], file: Path | None, flags: Mapping[str, Any], sets: list[str]) -> StageModel:
+    """Merge file, flags and sets, in that order, and validate. What was typed and has no effect is an error."""
+    cfg = build(model, gather(file, flags, sets))
+    if ignored := next(cfg.ignored({*flags, *(parse_set(text)[0] for text in sets)}), None):
+        raise ConfigError(ignored)
+    return cfg

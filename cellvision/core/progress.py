@@ -5,19 +5,32 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 QUIET_S = 15.0  # seconds between two lines where there is no terminal
+_WITHIN: ContextVar[str] = ContextVar("within", default="")
+
+
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """Every line said in here begins with this name: whose child is at work."""
+    token = _WITHIN.set(f"{_WITHIN.get()}{name}: ")
+    try:
+        yield
+    finally:
+        _WITHIN.reset(token)
 
 
 def say(text: str) -> None:
     """One line for the person, on stderr, so that stdout stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{_WITHIN.get()}{text}", file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Iterator[Item]:
-    """Pass items through, reporting how many are done and how long the rest will take.
+def track(items: Iterable[Item], what: str, total: int, unit: str, start: int = 0) -> Iterator[Item]:
+    """Pass items through, reporting how many (`unit` names them) are done and how long the rest will take.
 
     The rate is measured over this call alone, so that a resumed run does not count what was done before.
     """
@@ -29,7 +42,9 @@ def track(items: Iterable[Item], what: str, total: int, start: int = 0) -> Itera
         if now - shown >= (0.2 if terminal else QUIET_S) and start + 2 < count < total:
             shown = now
             rate = (count - start) / (now - begun)
-            line = f"{what}: {count}/{total}, {rate:.3g}/s, {duration((total - count) / rate)} left"
+            line = (
+                f"{_WITHIN.get()}{what}: {count}/{total} {unit}, {rate:.3g}/s, {duration((total - count) / rate)} left"
+            )
             print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
     if terminal and shown > begun:
         print("\r\033[K", end="", file=sys.stderr, flush=True)

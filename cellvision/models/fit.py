@@ -39,6 +39,7 @@ class Recipe:
     workers: int  # processes that prepare batches
     checkpoints: Path
     cache: Path | None = None  # folder of features shared between runs
+    shown: str = "finetune"  # what progress calls it
 
 
 def new_head(recipe: Recipe, trained: Trained) -> Head:
@@ -96,7 +97,16 @@ def fit_linear(recipe: Recipe, trained: Trained) -> Classifier:
     def loss(module: Any, batch: loop.Batch) -> Tensor:
         return strategy.loss(module.inner, module(batch["features"]), batch["bag"], batch["label"])
 
-    loop.train(head, loss, make, recipe.loop, seed=recipe.seed, folder=recipe.checkpoints, what="finetune")
+    loop.train(
+        head,
+        loss,
+        make,
+        recipe.loop,
+        seed=recipe.seed,
+        folder=recipe.checkpoints,
+        what="finetune",
+        shown=recipe.shown,
+    )
     return Classifier(trained.module, head)
 
 
@@ -140,6 +150,7 @@ def fit_deep(recipe: Recipe, trained: Trained, *, last_block: bool) -> Classifie
         seed=recipe.seed,
         folder=recipe.checkpoints,
         what="finetune",
+        shown=recipe.shown,
         workers=recipe.workers,
     )
     return model

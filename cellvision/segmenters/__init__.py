@@ -45,6 +45,7 @@ SEGMENTERS: Registry[Segmenter] = Registry(
         "nano": "cellvision.segmenters.nano.segmenter:Nano",
         "cellpose": "cellvision.segmenters.cellpose:Cellpose",
     },
+    auto="nano",
 )
 AUTO = "auto"
 DINOV3 = "pip install git+https://github.com/facebookresearch/dinov3"  # what the CPDINO networks are made of
@@ -74,7 +75,7 @@ def cellpose_at_hand() -> bool:
     return torch.cuda.is_available()
 
 
-SegmenterConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(chosen)]
+SegmenterConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(chosen), SEGMENTERS]
 
 
 @dataclass(frozen=True)

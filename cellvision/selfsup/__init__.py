@@ -47,8 +47,8 @@ METHODS: Registry[Method] = Registry(
         "simclr": "cellvision.selfsup.simclr:SimCLR",
     },
 )
-MethodConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(METHODS.config)]
-METHOD_HELP = f"how it learns: {', '.join(METHODS.names())}"
+MethodConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(METHODS.config), METHODS]
+METHOD_HELP = "how it learns"
 
 
 class Method(Protocol):

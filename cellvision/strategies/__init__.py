@@ -54,7 +54,7 @@ STRATEGIES: Registry[Strategy] = Registry(
         "ordinal": "cellvision.strategies.ordinal:Ordinal",
     },
 )
-StrategyConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(STRATEGIES.config)]
+StrategyConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(STRATEGIES.config), STRATEGIES]
 
 
 @dataclass(frozen=True)

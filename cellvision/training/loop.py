@@ -78,6 +78,7 @@ def train(
     seed: int,
     folder: Path,
     what: str,
+    shown: str | None = None,
     workers: int = 0,
     probe: Callable[[int], dict[str, float]] | None = None,
     probe_every: int = 0,
@@ -86,17 +87,18 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `module` in place and return the history, one row a step with its loss and what the probe found.
 
+    `what` names the random streams, and `shown` the training to the person.
     Parameters that need no gradient stay as they are, unless `after_step`, called with the step's number behind the
     optimiser, moves them; with `frozen_statistics` norms whose parameters are all such keep their statistics too.
     Raises Interrupted after a checkpoint when a signal asks for it.
     """
-    trainer = _Trainer(module, cfg, folder)
+    trainer = _Trainer(module, cfg, folder, shown or what)
     device = device_of(module)
     context = autocast(module, cfg.precision)
     saved = time.monotonic()
     source = batches(make, trainer.step, cfg.steps, workers)
     with signals.deferred(), contextlib.closing(source):
-        for batch in track(source, what, cfg.steps, trainer.step):
+        for batch in track(source, shown or what, cfg.steps, "steps", trainer.step):
             step = trainer.step
             torch.manual_seed(torch_seed(seed, what, step))
             module.train()
@@ -131,8 +133,8 @@ def freeze_norms(module: nn.Module) -> None:
 class _Trainer:
     """Optimiser, average and history of one training, and their checkpoints."""
 
-    def __init__(self, module: nn.Module, cfg: LoopConfig, folder: Path) -> None:
-        self.module, self.cfg, self.folder = module, cfg, folder
+    def __init__(self, module: nn.Module, cfg: LoopConfig, folder: Path, shown: str = "training") -> None:
+        self.module, self.cfg, self.folder, self.shown = module, cfg, folder, shown
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
@@ -199,7 +201,7 @@ class _Trainer:
                 sound = False
             if sound:
                 return self._restore(tensorfiles.read(weights)[0], record)
-            say(f"checkpoint {path.stem} is damaged; using the one before it")
+            say(f"{self.shown}: checkpoint {path.stem} is damaged; using the one before it")
         return None
 
     def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -217,7 +219,7 @@ class _Trainer:
                 else value.to(parameter.device)
                 for key, value in held.items()
             }
-        say(f"resuming at step {self.step} of {self.cfg.steps}")
+        say(f"{self.shown}: resuming at step {self.step} of {self.cfg.steps}")
 
 
 def forget(folder: Path) -> None:

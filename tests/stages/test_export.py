@@ -125,7 +125,7 @@ def test_any_column_can_be_the_class(made: Path) -> None:
     out = told(made, "geojson", classify_by="group")
     assert geojson.read_geojson(out / "a" / "one.geojson").classes == {1: "a"}
     with pytest.raises(ConfigError, match="no column 'kind'"):
-        told(made, "labels", classify_by="kind")
+        told(made, "geojson", classify_by="kind")
 
 
 def test_cellprofiler_tables_hold_known_numbers(made: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sharing import understood
 from trace_items import CELLS
 
 from cellvision import ablate, embed, extract, finetune, plan, predict, pretrain, report
@@ -19,7 +20,7 @@ COMMON: dict[str, Any] = {"branch": "trace", "workers": 0, "threads": 1, "device
 
 
 def run(stage: Any, out: Path, **options: Any) -> Path:
-    known = {key: value for key, value in COMMON.items() if key in stage.Config.model_fields}
+    known = {key: value for key, value in COMMON.items() if key in understood(stage.Config)}
     stage.run(build(stage.Config, known | options), out)
     return out
 

@@ -41,7 +41,7 @@ class ImageBranch(Branch):
 
         self.cfg = cfg
         if not rundir.is_run(path, "segment"):
-            raise ConfigError(f"{path} is no segment run; make one with: cellvision segment --raw … --out {path}")
+            raise ConfigError(f"{path} is no segment run; make one with: cellvision segment --raw IMAGES --out RUN")
         table = files.read_parquet(path / "cells.parquet")
         self.items = Items(table, rundir.content_of(path), _missed(path), facts=files.read_json(path / "geometry.json"))
         self.crops = Crops(path / "crops")

@@ -11,7 +11,7 @@ import multiprocessing
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from cellvision.branches.rna import cellset, counts
 from cellvision.branches.rna import genes as genes
 from cellvision.branches.rna import metadata as celltables
 from cellvision.core import files, rundir
-from cellvision.core.config import PluginConfig, fingerprint, option, read_yaml
+from cellvision.core.config import Only, PluginConfig, fingerprint, option, read_yaml
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
@@ -63,6 +63,9 @@ class RnaBranch(Branch):
         target_sum: float = option(1e4, "counts every cell is scaled to before the log", gt=0)
         bins: int = option(20, "bins a gene's expression falls into, bin 0 being silence", ge=3, le=256)
         half: cellset.Half | None = option(None, "which half of split counts is used: first or second")
+        rules: ClassVar[tuple[Only, ...]] = (
+            Only(("strata",), lambda cfg: cfg.cells is not None, "with cells, which subsamples"),
+        )
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
         self.cfg = cfg

@@ -1,0 +1,53 @@
+"""What the stages after segmentation have in common: the items, their units and folds, and what is learned of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from cellvision.branches import BRANCH_HELP, BranchConfig
+from cellvision.core.config import Only, StageConfig, option
+
+
+def unit_is_read(cfg: UnitsConfig) -> bool:
+    """Whether `--unit` has an effect: it names the units, and a column that a table's features leave out."""
+    return cfg.branch.name != "image" or (cfg.units is None and getattr(cfg, "splits", None) is None)
+
+
+class ItemsConfig(StageConfig):
+    """Which items."""
+
+    items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
+    branch: BranchConfig = option("image", BRANCH_HELP)
+
+
+class UnitsConfig(ItemsConfig):
+    """Which of them are independent of each other."""
+
+    unit: str | None = option(
+        None, "column of independent units, or COLUMN~REGEX, or row; never an input of a one-dimensional branch"
+    )
+    units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("unit",), unit_is_read, "without --splits and --units, which name the units already"),
+    )
+
+    @property
+    def reserved(self) -> tuple[str, ...]:
+        """Columns with labels or units, which are never inputs; a target stands first."""
+        return tuple(filter(None, (getattr(self, "target", None), (self.unit or "").partition("~")[0])))
+
+
+class SplitsConfig(UnitsConfig):
+    """Which of them are tested together."""
+
+    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
+    rules: ClassVar[tuple[Only, ...]] = (
+        Only(("units",), lambda cfg: cfg.splits is None, "without --splits, which name the units already"),
+    )
+
+
+class TargetConfig(SplitsConfig):
+    """What is learned of them."""
+
+    target: str = option("group", "group (weak), annotation (true), or a column")
