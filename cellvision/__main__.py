@@ -38,6 +38,7 @@ GROUPS = {
     "getting started": {
         "doctor": "is this installation sound?",
         "simulate": "paint images of four groups, or simulate calcium traces, with known truth",
+        "completion": "a script that completes commands, flags and choices in your shell",
     },
 }
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}

@@ -39,7 +39,7 @@ FLOORS = (  # rooms from the ground up; a room imports what lies below it, and i
 )
 TOP = "stages"  # the floor of the modules at the top of the package: what a person runs
 STAGES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-RUN_OTHERS = {"ablate", "study", "predict"}
+RUN_OTHERS = {"ablate", "study", "predict", "completion"}  # the last reads the options of all
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CORE_LINES = 1450  # what a command is made of is read in one sitting
 FILE_LINES, FUNCTION_LINES = 450, 50

@@ -71,8 +71,6 @@ class Parser(argparse.ArgumentParser):
         key = flag.removeprefix("--").replace("-", "_")
         if self.model and (have := flags.owners(self.model, key)):
             return f"it has an effect only with {have}; "
-        if self.model and key in self.model.model_fields:
-            return "it has no effect in this command; "
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         return f"did you mean {close[0]}? " if close else ""
 
@@ -102,8 +100,8 @@ def stage_parser(name: str, module: Any, argv: Sequence[str] = ()) -> Parser:
             add_flag(groups[key.group], key, positional)
     common = parser.add_argument_group(EVERYWHERE)
     for key in keys:
-        if key.dotted in StageConfig.model_fields and key.dotted in model.uses:
-            add_flag(common, key, positional)
+        if key.dotted in StageConfig.model_fields:
+            add_flag(common, key, positional, hidden=key.dotted not in model.uses)
     add_files(common, module)
     add_nested(parser, [key for key in keys if not key.flag])
     return parser
@@ -142,9 +140,10 @@ def heading(model: type[StageModel], group: str, chosen: Mapping[str, str]) -> d
     return {"title": f"--{group}", "description": "\n".join([*about, "", options])}
 
 
-def add_flag(group: Any, key: Key, positional: str | None) -> None:
-    """One flag; its value is checked later, by the config."""
-    common: dict[str, Any] = {"help": key.help.replace("%", "%%"), "default": argparse.SUPPRESS}
+def add_flag(group: Any, key: Key, positional: str | None, *, hidden: bool = False) -> None:
+    """One flag; its value is checked later, by the config, which refuses a hidden one that cannot be obeyed."""
+    text = argparse.SUPPRESS if hidden else key.help.replace("%", "%%")
+    common: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     if key.dotted == positional:
         action = group.add_argument(key.dotted, metavar=key.dotted.upper(), help=common["help"])
     elif key.field.annotation is bool:

@@ -38,7 +38,16 @@ ROOMS = {
     "strategy": ("strategies", "STRATEGIES"),
 }
 PLUGINS = [(key, name) for key, family in FAMILIES.items() for name in family.names()]
-REQUIRED = {"items": "i", "model": "m", "raw": "r", "truth": "t", "run": "r", "to": "geojson", "name": "cpsam"}
+REQUIRED = {
+    "items": "i",
+    "model": "m",
+    "raw": "r",
+    "truth": "t",
+    "run": "r",
+    "to": "geojson",
+    "name": "cpsam",
+    "shell": "zsh",
+}
 HEAVY = {"torch", "pandas", "scipy", "skimage", "cv2", "PIL", "timm", "lightly", "sklearn"}
 
 
@@ -58,7 +67,7 @@ def needed(command: str) -> dict[str, Any]:
 
 def actions(command: str, *argv: str) -> Iterator[argparse.Action]:
     for action in parser_of(command, *argv)._actions:
-        if action.dest not in ("help", "config", "set", "out"):
+        if action.dest not in ("help", "config", "set", "out") and action.help != argparse.SUPPRESS:
             yield action
 
 
