@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from cellvision.core import cli, flags
 from cellvision.core.config import StageModel, option
+from cellvision.runs.calls import command
 
 POSITIONAL = "shell"
 HAS_OUT = False
@@ -35,6 +36,7 @@ class Flag(NamedTuple):
 Known = Mapping[str, list[Flag]]  # the flags of each command
 
 
+@command
 def run(cfg: Config) -> None:
     """Print the script."""
     print({"bash": bash, "zsh": zsh, "fish": fish}[cfg.shell](known_flags()))
@@ -72,13 +74,13 @@ def listed(names: list[str]) -> str:
 
 def cases(known: Known) -> Iterator[tuple[str, str]]:
     """("segment --mode", "auto cell …") for each flag with choices."""
-    for command, each in known.items():
-        yield from ((f"{command} {flag.name}", listed(list(flag.words))) for flag in each if flag.words and flag.name)
+    for name, each in known.items():
+        yield from ((f"{name} {flag.name}", listed(list(flag.words))) for flag in each if flag.words and flag.name)
 
 
 def paths(known: Known) -> list[str]:
     """ "segment --raw" for each flag that takes something that cannot be listed, which may be a path."""
-    return [f"{command} {flag.name}" for command, each in known.items() for flag in each
+    return [f"{name} {flag.name}" for name, each in known.items() for flag in each
             if flag.takes and flag.name and not flag.words]  # fmt: skip
 
 
@@ -138,8 +140,8 @@ def fish(known: Known) -> str:
     lines = [
         f"complete -c cellvision -n __fish_use_subcommand -f -a {name} -d {quoted(COMMANDS[name])}" for name in known
     ]
-    for command, each in known.items():
-        there = f"complete -c cellvision -n '__fish_seen_subcommand_from {command}'"
+    for name, each in known.items():
+        there = f"complete -c cellvision -n '__fish_seen_subcommand_from {name}'"
         for flag in each:
             choice = f" -x -a {quoted(listed(list(flag.words)))}" if flag.words else " -r" if flag.takes else ""
             if len(flag.name) == 2:

@@ -78,8 +78,9 @@ class Config(StageConfig):
     }
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
-        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "read", "truth",
-              "device"), lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
+        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "read", "truth"),
+             lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
+        Only(("device",), lambda cfg: cfg.crops is None or cfg.device == "cpu", "with --raw; --crops are cut already"),
         Only(("unit",), lambda cfg: cfg.crops is not None, "with --crops"),
         Only(("truth_by", "truth_unit"), lambda cfg: cfg.truth is not None, "with --truth"),
         Only(("metadata",), lambda cfg: cfg.crops is not None or cfg.truth_by or cfg.truth_unit,

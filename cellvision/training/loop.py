@@ -77,8 +77,8 @@ def train(
     *,
     seed: int,
     folder: Path,
-    what: str,
-    shown: str | None = None,
+    what: str,  # names the random streams
+    shown: str | None = None,  # what the person reads, where that says more
     workers: int = 0,
     probe: Callable[[int], dict[str, float]] | None = None,
     probe_every: int = 0,
@@ -87,7 +87,6 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `module` in place and return the history, one row a step with its loss and what the probe found.
 
-    `what` names the random streams, and `shown` the training to the person.
     Parameters that need no gradient stay as they are, unless `after_step`, called with the step's number behind the
     optimiser, moves them; with `frozen_statistics` norms whose parameters are all such keep their statistics too.
     Raises Interrupted after a checkpoint when a signal asks for it.

@@ -21,7 +21,7 @@ from cellvision.core.errors import ConfigError
 from cellvision.io import labelmaps
 from cellvision.runs.opened import Run
 
-LEAVE_NO_RUN = {"report", "export", "fetch", "doctor"}
+LEAVE_NO_RUN = {"report", "export", "fetch", "doctor", "completion"}
 QUICK = {"encoder": "test_resnet", "branch": {"name": "image", "size": 32}, "workers": 0, "device": "cpu"}
 
 
