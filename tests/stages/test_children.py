@@ -145,7 +145,6 @@ def test_a_study_of_one_annotated_class_is_refused_before_training(
     monkeypatch.setattr(pretrain, "run", None)
     cfg = study.Config(
         raw=simulated / "raw",
-        segmenter="threshold",
         target="annotation",
         annotations=tmp_path / "points.csv",
         **TINY_STUDY,
