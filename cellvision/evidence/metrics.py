@@ -17,18 +17,18 @@ def confusion(truth: NDArray, predicted: NDArray, classes: list[str]) -> NDArray
 
 
 def recalls(truth: NDArray, predicted: NDArray) -> dict[str, float]:
-    """Share of each class that was found; a prediction of None or '' is wrong."""
+    """(n,) labels, (n,) guesses -> share of each class that was found; a prediction of None or '' is wrong."""
     return {str(name): float(np.mean(predicted[truth == name] == name)) for name in np.unique(truth)}
 
 
 def balanced_accuracy(truth: NDArray, predicted: NDArray) -> float:
-    """Mean recall over the classes that occur; NaN without items."""
+    """(n,) labels, (n,) guesses -> mean recall over the classes that occur; NaN without items."""
     found = recalls(truth, predicted)
     return float(np.mean(list(found.values()))) if found else float("nan")
 
 
 def macro_f1(truth: NDArray, predicted: NDArray) -> float:
-    """Mean over the classes that occur of 2 tp / (2 tp + fp + fn)."""
+    """(n,) labels, (n,) guesses -> mean over the classes that occur of 2 tp / (2 tp + fp + fn)."""
     scores = []
     for name in np.unique(truth):
         hit = np.sum((truth == name) & (predicted == name))
@@ -37,7 +37,7 @@ def macro_f1(truth: NDArray, predicted: NDArray) -> float:
 
 
 def auc(truth: NDArray, probability: NDArray[np.float64], classes: list[str]) -> float:
-    """Mean one-against-rest area under the ROC over the classes that occur; NaN with fewer than two."""
+    """(n,) labels, (n, classes) -> mean one-against-rest area under the ROC; NaN with fewer than two classes."""
     from sklearn.metrics import roc_auc_score
 
     present = [number for number, name in enumerate(classes) if (truth == name).any() and (truth != name).any()]
@@ -54,7 +54,7 @@ def calibration_error(correct: NDArray[np.bool_], confidence: NDArray[np.float64
 
 
 def effective_rank(features: NDArray[np.float32]) -> float:
-    """exp of the entropy of the normalised singular values of the centred features (Roy and Vetterli 2007)."""
+    """(n, d): exp of the entropy of the normalised singular values of the centred features (Roy and Vetterli 2007)."""
     values = np.linalg.svd(features - features.mean(0), compute_uv=False).astype(np.float64)
     share = values / values.sum() if values.sum() > 0 else np.ones_like(values) / len(values)
     share = share[share > 0]
@@ -62,7 +62,7 @@ def effective_rank(features: NDArray[np.float32]) -> float:
 
 
 def knn_predict(train: NDArray, labels: NDArray, test: NDArray, k: int = 10) -> NDArray:
-    """Label of each test row by the k nearest training rows, cosine distance, each vote weighted by its similarity."""
+    """(n, d), (n,) labels, (m, d) -> (m,) labels by the k nearest rows in cosine distance, weighted by similarity."""
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(min(k, len(train)), metric="cosine", weights=lambda distance: 1.001 - distance)
