@@ -10,7 +10,10 @@ import pytest
 from tiny_runs import SOURCES, STEPS, run
 
 from cellvision import ablate
-from cellvision.evidence import baselines
+from cellvision.branches import BRANCHES
+from cellvision.core import progress
+from cellvision.core.config import build
+from cellvision.evidence import baselines, splits
 
 
 def test_ablate_compares_arms_on_the_same_folds(ablation: Path) -> None:
@@ -52,3 +55,18 @@ def test_plain_models_have_as_many_labels_as_the_arms(
     names = {f"baseline: {name}, label fraction {share}" for name in ("colour", "handmade") for share in (0.3, 1.0)}
     assert names < set(pd.read_csv(out / "summary.csv")["arm"])
     assert max(fitted[:8]) < min(fitted[8:16])  # four plain models, two folds
+
+
+def test_what_a_child_says_names_its_arm_fold_and_seed(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"items": cells, "branch": {"name": "image", "size": 32}, "arms": {"plain": {"encoder": "test_resnet"}}}
+    cfg = build(ablate.Config, options | {"device": "cpu"})
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
+    monkeypatch.setattr(ablate.finetune, "score", lambda job, out: {"balanced_accuracy": 0.5})
+    monkeypatch.setattr(ablate.finetune, "report_to_person", lambda out: None)
+    items = BRANCHES.build(cfg.branch, path=cells).items
+    splits.make(items, splits.unit_column(items), 2).write(tmp_path / "splits.csv")
+    child = ablate.Child("plain", {"encoder": "test_resnet", "loop": {"steps": 6, "batch": 16}}, 1, 7)
+    ablate.run_child((cfg, child, tmp_path))
+    assert "ablate: plain, seed 7: finetune: fold 1: 3/6 steps" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from test_train_segmenter import crosses
 from tiny_runs import metrics_of, run
 
 from cellvision import cluster, embed, extract, importance, report, train_segmenter
-from cellvision.core import files
-from cellvision.core.cli import read_config
+from cellvision.core import files, rundir
+from cellvision.core.cli import main, read_config
 from cellvision.core.config import build, result_keys
 
 Request = pytest.FixtureRequest
@@ -112,6 +113,17 @@ def test_a_stage_without_a_section_shows_its_numbers(simulated: Path, tmp_path: 
 def scored(score: float, shortcut: float, names: list[str]) -> dict[str, Any]:
     metrics = {"balanced_accuracy": score, "balanced_accuracy_units": 12, "baseline_depth": shortcut}
     return {"stage": "finetune", "metrics": metrics | {"shortcuts": names}}
+
+
+def test_a_page_without_out_lies_beside_the_run_and_leaves_it_as_it_was(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(simulated, tmp_path / "run")
+    before = files.hash_tree(copy, rundir.BOOKKEEPING)
+    assert main("report", [str(copy)]) == 0
+    assert (copy / "report.html").is_file()
+    assert str(copy / "report.html") in capsys.readouterr().err
+    assert files.hash_tree(copy, rundir.BOOKKEEPING) == before == rundir.content_of(copy)
 
 
 def test_a_shortcut_is_named_by_what_the_branch_calls_one() -> None:

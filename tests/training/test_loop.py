@@ -71,6 +71,16 @@ def assert_same(one: Any, other: Any) -> None:
         assert torch.equal(one[0][key], other[0][key]), key
 
 
+def test_the_name_a_person_reads_changes_no_random_number(tmp_path: Path) -> None:
+    def with_name(shown: str | None) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+        module = network()
+        folder = tmp_path / str(shown)
+        history = loop.train(module, loss, Batches(), config(), seed=0, folder=folder, what="test", shown=shown)
+        return module.state_dict(), history
+
+    assert_same(with_name(None), with_name("finetune: fold 1"))
+
+
 class CrashError(Exception):
     pass
 
