@@ -283,7 +283,7 @@ def test_a_mode_of_a_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no group 'b'"):
         segment.run(cfg, tmp_path / "cells")
     assert not (tmp_path / "cells").exists()
-    with pytest.raises(ValueError, match="modes"):
+    with pytest.raises(ConfigError, match="modes"):
         segment.Config(segmenter="threshold", raw=tmp_path / "raw", modes={"a": "slices"})
 
 
