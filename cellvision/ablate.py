@@ -65,15 +65,15 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.by is not None and cfg.by not in items.table:
         raise ConfigError(f"no column {cfg.by!r} to score by; columns: {', '.join(map(str, items.table.columns))}")
     if cfg.splits:
-        made = splits.read(cfg.splits)
+        split = splits.read(cfg.splits)
     else:
-        made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
-    folds = splits.test_folds(made, "all")[: most(cfg)]
+        split = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
+    folds = splits.test_folds(split, "all")[: most(cfg)]
     check_children(cfg, arms, items, out)
-    inputs = {"items": items.content, "splits": made.content, **encoder_contents(cfg, arms, folds)}
+    inputs = {"items": items.content, "splits": split.content, **encoder_contents(cfg, arms, folds)}
     with RunDir.claim(out, "ablate", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
-            made.write(out / "splits.csv")
+            split.write(out / "splits.csv")
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
             plain, facts = run_baselines(cfg, arms, out)
             scored = pd.concat([pool(results, out), plain], ignore_index=True)
@@ -83,23 +83,23 @@ def run(cfg: Config, out: Path) -> None:
             write(out, summary, differences)
             if cfg.by is not None:
                 write_by(out, scored, items, cfg.by)
-            claimed.finish(summarise(results, summary) | facts | {"stamps": splits.stamps(items, made)})
+            claimed.finish(summarise(results, summary) | facts | {"stamps": splits.stamps(items, split)})
     report_to_person(out)
 
 
 def arms_of(cfg: Config) -> dict[str, dict[str, Any]]:
     """Arm name -> finetune options: every combination of the factors, then the named arms."""
-    found: dict[str, dict[str, Any]] = {}
+    arms: dict[str, dict[str, Any]] = {}
     for values in itertools.product(*cfg.factors.values()) if cfg.factors else ():
         chosen = dict(zip(cfg.factors, values, strict=True))
-        found[", ".join(_word(key, value) for key, value in chosen.items())] = chosen
-    found |= cfg.arms
-    if not found:
+        arms[", ".join(_word(key, value) for key, value in chosen.items())] = chosen
+    arms |= cfg.arms
+    if not arms:
         raise ConfigError("an ablation needs factors or arms; see experiments/ for examples")
-    for name, options in found.items():
+    for name, options in arms.items():
         if (recipe := recipe_of(cfg, options)) is not None and recipe not in cfg.pretrain:
             raise ConfigError(f"arm {name!r} uses the recipe {recipe!r}; recipes: {', '.join(cfg.pretrain) or 'none'}")
-    return found
+    return arms
 
 
 def check_children(cfg: Config, arms: dict[str, dict[str, Any]], items: Items, out: Path) -> None:
@@ -123,8 +123,11 @@ def encoder_contents(cfg: Config, arms: dict[str, dict[str, Any]], folds: Sequen
     """What the weights hold that arms and their recipes start from, by the text that names them and fold."""
     from cellvision.models import encoders
 
-    options = [*({**cfg.base, **arm} for arm in arms.values()), *(cfg.pretrain[name] for name in recipes_of(cfg, arms))]
-    specs = {str(one["encoder"]) for one in options if one.get("encoder")}
+    option_sets = [
+        *({**cfg.base, **arm} for arm in arms.values()),
+        *(cfg.pretrain[name] for name in recipes_of(cfg, arms)),
+    ]
+    specs = {str(options["encoder"]) for options in option_sets if options.get("encoder")}
     named = {spec.replace("{fold}", str(fold)) for spec in specs for fold in folds if not spec.startswith(RECIPE)}
     return {f"encoder {spec}": encoders.content_hash(spec) for spec in sorted(named)}
 
@@ -179,19 +182,19 @@ def recipes_of(cfg: Config, arms: dict[str, dict[str, Any]]) -> list[str]:
 def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     """Fine-tune one child; -> its row of results. A refused strategy is a row too."""
     cfg, child, out = task
-    made = finetune_config(cfg, child, out)
+    child_config = finetune_config(cfg, child, out)
     if recipe := recipe_of(cfg, child.options):
-        made = made.model_copy(update={"encoder": str(pretraining(cfg, recipe, child.fold, out)[1])})
-    folder = child_folder(out, "finetune", made, child.fold)
+        child_config = child_config.model_copy(update={"encoder": str(pretraining(cfg, recipe, child.fold, out)[1])})
+    folder = child_folder(out, "finetune", child_config, child.fold)
     row: dict[str, Any] = {"arm": child.arm, "fold": child.fold, "seed": child.seed, "status": "ok", "reason": ""}
     try:
         with within(f"ablate: {child.arm}, seed {child.seed}"):
-            finetune.run(made, folder)
+            finetune.run(child_config, folder)
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
-    found = files.read_json(folder / "metrics.json")
+    metrics = files.read_json(folder / "metrics.json")
     keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "cell_accuracy", "purity")
-    return row | {key: found.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
+    return row | {key: metrics.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
 
 
 def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:
@@ -221,8 +224,8 @@ def pretrain_config(cfg: Config, name: str, fold: int, out: Path) -> pretrain.Co
 
 def pretraining(cfg: Config, name: str, fold: int, out: Path) -> tuple[pretrain.Config, Path]:
     """Config and folder of a recipe with this fold held out: one for all arms and seeds that ask for it."""
-    made = pretrain_config(cfg, name, fold, out)
-    return made, child_folder(out, "pretrain", made, fold)
+    child_config = pretrain_config(cfg, name, fold, out)
+    return child_config, child_folder(out, "pretrain", child_config, fold)
 
 
 def run_recipe(task: tuple[Config, str, int, Path]) -> None:
@@ -265,12 +268,12 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
     for share in shares:
         job = finetune.Job(plain_config(cfg, out).model_copy(update={"label_fraction": share}))
         job.folds = job.folds[: most(cfg)]
-        told = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
+        suffix = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
         paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
         plain += [
-            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{told}", seed=0) for name, path in paths.items()
+            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{suffix}", seed=0) for name, path in paths.items()
         ]
-        shortcuts += [f"{BASELINE}{name}{told}" for name in baselines.shortcuts(job.branch)]
+        shortcuts += [f"{BASELINE}{name}{suffix}" for name in baselines.shortcuts(job.branch)]
     return pd.concat(plain), finetune.item_random(job) | {"shortcuts": shortcuts}
 
 
@@ -305,14 +308,14 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
     summary: list[dict[str, Any]] = []
     for arm, rows in pooled.items():
         interval = intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
-        own = results[(results["arm"] == arm) & (results["status"] == "ok")]
-        by_seed = own.groupby("seed")["balanced_accuracy"].mean() if len(own) else None
+        children = results[(results["arm"] == arm) & (results["status"] == "ok")]
+        by_seed = children.groupby("seed")["balanced_accuracy"].mean() if len(children) else None
         summary.append({
             "arm": arm, **interval.flat("balanced_accuracy"), "units": interval.units, "scored": len(rows),
             "status": "ok",
             "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
-            "steps_total": float(own["steps_total"].mean()) if len(own) else None,
-            "cell_accuracy": float(own["cell_accuracy"].mean()) if len(own) else None,
+            "steps_total": float(children["steps_total"].mean()) if len(children) else None,
+            "cell_accuracy": float(children["cell_accuracy"].mean()) if len(children) else None,
             **absolute_error(scored[scored["arm"] == arm]),
         })  # fmt: skip
     refused = results[results["status"] != "ok"].drop_duplicates("arm")
@@ -344,8 +347,10 @@ def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:
     """Balanced accuracy of a minus b, paired over units. Rows scored in one of them only are left out."""
-    both = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
-    return intervals.paired_difference(*(both[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b")))
+    pairs = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
+    return intervals.paired_difference(
+        *(pairs[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b"))
+    )
 
 
 def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
@@ -388,13 +393,13 @@ def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None
     value = items.table.drop_duplicates(key).set_index(key)[column].astype(str)
     scored = scored.assign(value=scored["key"].map(value)).dropna(subset=["value"])
     order = targets.in_order(scored["value"].unique())
-    found: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
         pooled = pool_seeds(rows)
         interval = intervals.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
         score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
-        found.append({"arm": arm, column: level, "order": order.index(level), **score})
-    table = pd.DataFrame(found).sort_values(["arm", "order"]).drop(columns="order")
+        scores.append({"arm": arm, column: level, "order": order.index(level), **score})
+    table = pd.DataFrame(scores).sort_values(["arm", "order"]).drop(columns="order")
     files.write_csv(out / "by.csv", table)
     by_value(table, column, order, out / "by.png")
 
@@ -413,11 +418,11 @@ def report_to_person(out: Path) -> None:
         if row["status"] != "ok":
             say(f"ablate: {row['arm']}: {row['status']}")
             continue
-        value, low, high = (row[f"balanced_accuracy{part}"] for part in ("", "_low", "_high"))
+        value, low, high = (row[f"balanced_accuracy{suffix}"] for suffix in ("", "_low", "_high"))
         text = f"{value:.3f} ({low:.3f} to {high:.3f}), {row['units']:.0f} units"
         if row["arm"] in pairs:
             pair = pairs[row["arm"]]
-            value, low, high = (pair[f"difference{part}"] for part in ("", "_low", "_high"))
+            value, low, high = (pair[f"difference{suffix}"] for suffix in ("", "_low", "_high"))
             text += f"; {value:+.3f} ({low:+.3f} to {high:+.3f}) to {pair['reference']!r}"
         say(f"ablate: {row['arm']}: {text}")
 

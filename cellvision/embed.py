@@ -49,25 +49,25 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training.device import pick_device
 
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-    made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
+    split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)
-    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.content_hash(spec)}
+    inputs = {"items": branch.items.content, "splits": split.content, "encoder": encoders.content_hash(spec)}
     with RunDir.claim(out, "embed", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             claimed.note(device=str(device), threads=torch.get_num_threads())
             every = np.arange(len(branch.items.table))
             trained = encoders.resolve(spec, branch, every, torch_seed(cfg.seed, "encoder"))
             features = encoders.embed(trained.module.to(device), branch, trained.state, every)
-            write_h5ad(out / "embeddings.h5ad", features, branch, made)
+            write_h5ad(out / "embeddings.h5ad", features, branch, split)
             draw(cfg, branch, features, out / "embedding.png")
-            found = {"items": len(features), "features": trained.width, "rank": metrics.effective_rank(features)}
-            claimed.finish(found | probe(cfg, branch, made, trained, features))
+            summary = {"items": len(features), "features": trained.width, "rank": metrics.effective_rank(features)}
+            claimed.finish(summary | probe(cfg, branch, split, trained, features))
     report_to_person(out)
 
 
 def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features: NDArray[np.float32]) -> dict[str, Any]:
-    """kNN and balanced logistic regression, fitted on training units, scored on unseen ones.
+    """kNN and balanced logistic regression on (n, d) features, fitted on training units, scored on unseen ones.
 
     The branch's plain features go through the same regression. An encoder that was not trained has its preprocessing
     fitted again in every fold.
@@ -96,25 +96,25 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
                 cfg.encoder or branch.default_encoder, branch, train, torch_seed(cfg.seed, "encoder")
             )
             features = encoders.embed(again.module, branch, again.state, np.arange(len(table)))
-        known = features[train], target.label[train]
-        votes = metrics.knn_predict(*known, features[test], cfg.neighbours)
+        training = features[train], target.label[train]
+        votes = metrics.knn_predict(*training, features[test], cfg.neighbours)
         model = baselines.estimator("logistic", 0)
-        linear = baselines.fit_predict(model, *known, features[test], len(target.classes))
+        linear = baselines.fit_predict(model, *training, features[test], len(target.classes))
         tested.append(fold)
         for name, guess in (("knn", np.eye(len(target.classes))[votes]), ("linear", linear)):
             parts[name].append(scoring.predictions(problem.identity(test), guess, target.classes, target.text(test)))
     if not tested:
         return {"not_probed": "the encoder has seen every fold; pretrain it with a fold held out"}
     problem.folds = tested
-    found: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
+    summary: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
     for name, tables in parts.items():
         items = pd.concat(tables, ignore_index=True)
         scored = scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
-        found |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
+        summary |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
     for name, baseline in branch.baselines().items():
         if baseline.estimator == "logistic":  # the same probe on plain features
-            found |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
-    return found
+            summary |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
+    return summary
 
 
 def draw(cfg: Config, branch: Branch, features: NDArray[np.float32], path: Path) -> None:
@@ -143,16 +143,16 @@ def write_h5ad(path: Path, features: NDArray[np.float32], branch: Branch, made: 
 
 
 def report_to_person(out: Path) -> None:
-    found = files.read_json(out / "metrics.json")
-    if "not_probed" in found:
-        say(f"embed: {found['items']} items -> {out}; not probed: {found['not_probed']}")
+    summary = files.read_json(out / "metrics.json")
+    if "not_probed" in summary:
+        say(f"embed: {summary['items']} items -> {out}; not probed: {summary['not_probed']}")
         return
     knn, linear, chance = (
-        found[name] for name in ("knn_balanced_accuracy", "linear_balanced_accuracy", "linear_chance")
+        summary[name] for name in ("knn_balanced_accuracy", "linear_balanced_accuracy", "linear_chance")
     )
-    level, units = found["linear_level"], found["linear_balanced_accuracy_units"]
+    level, units = summary["linear_level"], summary["linear_balanced_accuracy_units"]
     say(f"embed: kNN {knn:.3f}, linear {linear:.3f}, chance {chance:.3f}; {level}s of {units} unseen units -> {out}")
-    plain = {key.removeprefix("baseline_"): value for key, value in found.items() if key.startswith("baseline_")}
+    plain = {key.removeprefix("baseline_"): value for key, value in summary.items() if key.startswith("baseline_")}
     if plain:
         say("embed: the same probe on " + ", ".join(f"{name} {value:.3f}" for name, value in plain.items()))
 

@@ -83,9 +83,9 @@ class Job(Supervised):
 
         self.cfg = cfg
         branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-        made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
+        split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
         target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only)
-        super().__init__(branch, made, target, cfg.fold, cfg.seed, cfg.label_fraction)
+        super().__init__(branch, split, target, cfg.fold, cfg.seed, cfg.label_fraction)
         self.strategy = STRATEGIES.build(cfg.strategy)
         self.spec = cfg.encoder or branch.default_encoder
         self.device: torch.device = pick_device(cfg.device, cfg.threads)
@@ -109,9 +109,11 @@ class Job(Supervised):
         return rows
 
     def labelled(self, rows: NDArray[np.int64]) -> Labelled:
+        """(n,) rows of the items table -> (n,) bags and (n,) labels."""
         return Labelled(self.bags(rows)[0], self.target.label[rows])
 
     def load_encoder(self, fold: int | None, rows: NDArray[np.int64]) -> Trained:
+        """The encoder of a fold, on the device; its preprocessing is fitted on these (n,) rows where it has none."""
         from cellvision.models import encoders
 
         spec, seed = self.encoder_of(fold), torch_seed(self.cfg.seed, "encoder")
@@ -122,8 +124,8 @@ class Job(Supervised):
     def inputs(self) -> dict[str, str]:
         from cellvision.models import encoders
 
-        found = {"items": self.items.content, "splits": self.made.content}
-        return found | {f"encoder_{fold}": encoders.content_hash(self.encoder_of(fold)) for fold in self.tested}
+        inputs = {"items": self.items.content, "splits": self.made.content}
+        return inputs | {f"encoder_{fold}": encoders.content_hash(self.encoder_of(fold)) for fold in self.tested}
 
 
 @stage
@@ -138,9 +140,10 @@ def run(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "finetune", cfg, job.inputs(), REVISION) as claimed:
         if not claimed.done:
             claimed.note(device=str(job.device), threads=torch.get_num_threads())
-            stamps = {*splits.stamps(job.items, job.made), *(stamp for some in run_folds(job, out) for stamp in some)}
-            found: dict[str, Any] = {"stamps": sorted(stamps), "steps": cfg.loop.steps, "steps_total": steps_total(job)}
-            claimed.finish(found | (score(job, out) if job.folds else {}))
+            stamps = set(splits.stamps(job.items, job.made)).union(*run_folds(job, out))
+            metrics: dict[str, Any] = {"stamps": sorted(stamps), "steps": cfg.loop.steps}
+            metrics["steps_total"] = steps_total(job)
+            claimed.finish(metrics | (score(job, out) if job.folds else {}))
     report_to_person(out)
 
 
@@ -175,9 +178,9 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
     """Train without the fold, predict it, write its part; a part that is there is kept. -> stamps."""
     from cellvision.training import loop
 
-    part = out / "folds" / f"{fold}.json"
-    if part.exists():
-        return list(files.read_json(part))
+    stamps_file = out / "folds" / f"{fold}.json"
+    if stamps_file.exists():
+        return list(files.read_json(stamps_file))
     train = job.trained_on(fold)
     test = np.empty(0, np.int64) if fold is None else job.test_rows(fold)
     trained = job.load_encoder(fold, train)
@@ -195,13 +198,13 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
         files.write_parquet(out / "folds" / f"{fold}-sources.parquet", sources.assign(fold=fold))
     if job.cfg.fold != "all":
         save_bundle(job, model, trained, train, out / "model")
-    files.write_json(part, [stamp] if stamp else [])
+    files.write_json(stamps_file, [stamp] if stamp else [])
     loop.forget(checkpoints)
     return [stamp] if stamp else []
 
 
 def recipe_for(job: Job, fold: int | None, train: NDArray[np.int64], checkpoints: Path) -> Recipe:
-    """How the rows of `train` teach a classifier."""
+    """How the rows of `train`, (n,) of the items table, teach a classifier."""
     return Recipe(
         branch=job.branch,
         strategy=job.strategy,
@@ -221,7 +224,7 @@ def recipe_for(job: Job, fold: int | None, train: NDArray[np.int64], checkpoints
 def predict(
     job: Job, model: Classifier, trained: Trained, rows: NDArray[np.int64]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions of items, and of their sources as the strategy pools them."""
+    """(n,) rows of the items table -> predictions of n items, and of their sources as the strategy pools them."""
     from cellvision.evidence import scoring
     from cellvision.models import classifier, encoders
 
@@ -241,7 +244,7 @@ def predict(
 
 
 def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np.int64], folder: Path) -> None:
-    """Everything `predict` needs, and the hashes of all sources the weights have seen."""
+    """Everything `predict` needs, and the hashes of all sources the weights have seen; `train`, (n,), holds rows."""
     from cellvision.models import classifier
 
     seen = sorted({*trained.seen, *job.items.table["source_hash"].iloc[train]})
@@ -304,14 +307,14 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     scored = scoring.scored_rows(job, items, sources)
     for name, table in (("predictions", items), ("sources", sources), ("scored", scored)):
         files.write_parquet(out / f"{name}.parquet", table)
-    found = scoring.summarise(job.target, scored, items)
-    found["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
+    metrics = scoring.summarise(job.target, scored, items)
+    metrics["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
     save(confusion_matrix(scored, job.target.level), out / "confusion.png")
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():
-            found |= scoring.against(name, scored, files.read_parquet(path))
-        found |= item_random(job) | {"shortcuts": baselines.shortcuts(job.branch)}
-    return found
+            metrics |= scoring.against(name, scored, files.read_parquet(path))
+        metrics |= item_random(job) | {"shortcuts": baselines.shortcuts(job.branch)}
+    return metrics
 
 
 def item_random(job: Job) -> dict[str, float]:
@@ -325,25 +328,26 @@ def item_random(job: Job) -> dict[str, float]:
 
 def report_to_person(out: Path) -> None:
     """The headline, the baselines beside it, the inflation and the stamps."""
-    found = files.read_json(out / "metrics.json")
-    if "balanced_accuracy" not in found:
+    metrics = files.read_json(out / "metrics.json")
+    if "balanced_accuracy" not in metrics:
         say(f"finetune: trained on everything, so there is no score; the bundle is {out / 'model'}")
         return
-    low, high, units = (found[f"balanced_accuracy_{part}"] for part in ("low", "high", "units"))
+    low, high, units = (metrics[f"balanced_accuracy_{suffix}"] for suffix in ("low", "high", "units"))
     say(
-        f"finetune: balanced accuracy {found['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) over "
-        f"{found['scored']} {found['level']}s of {units} units; chance {found['chance']:.3f} -> {out}"
+        f"finetune: balanced accuracy {metrics['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) over "
+        f"{metrics['scored']} {metrics['level']}s of {units} units; chance {metrics['chance']:.3f} -> {out}"
     )
-    for key in sorted(key for key in found if key.startswith("baseline_")):
+    for key in sorted(key for key in metrics if key.startswith("baseline_")):
         name = key.removeprefix("baseline_")
-        above, low, high = (found[f"above_{name}{part}"] for part in ("", "_low", "_high"))
+        above, low, high = (metrics[f"above_{name}{suffix}"] for suffix in ("", "_low", "_high"))
         say(
-            f"finetune: baseline {name} {found[key]:.3f}; the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above"
+            f"finetune: baseline {name} {metrics[key]:.3f}; "
+            f"the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above"
         )
-    if "probe_item_random" in found:
-        unseen, inflated = found["probe_unit_out"], found["probe_item_random"]
+    if "probe_item_random" in metrics:
+        unseen, inflated = metrics["probe_unit_out"], metrics["probe_item_random"]
         say(f"finetune: linear probe {unseen:.3f} on unseen units; {inflated:.3f} if items were split at random")
-    for stamp in found["stamps"]:
+    for stamp in metrics["stamps"]:
         say(f"finetune: stamp: {stamp}")
 
 

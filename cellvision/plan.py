@@ -38,14 +38,14 @@ def run(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
         if claimed.done:
             return
-        made = splits.make(branch.items, splits.unit_column(branch.items, cfg.unit, cfg.units), cfg.folds)
-        found = describe(branch.items, made)
-        made.write(out / "splits.csv")
-        files.write_json(out / "plan.json", found)
-        for line in found["claims"]:
+        split = splits.make(branch.items, splits.unit_column(branch.items, cfg.unit, cfg.units), cfg.folds)
+        plan = describe(branch.items, split)
+        split.write(out / "splits.csv")
+        files.write_json(out / "plan.json", plan)
+        for line in plan["claims"]:
             say(f"plan: {line}")
         claimed.finish(
-            {"units": found["units"], "folds": found["folds"], "label_conflicts": len(found["label_conflicts"])}
+            {"units": plan["units"], "folds": plan["folds"], "label_conflicts": len(plan["label_conflicts"])}
         )
 
 
@@ -54,11 +54,11 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
     table = items.table.assign(fold=made.fold_of(items), unit=made.unit_of(items))
     groups = {
         str(group): {
-            "units": int(some["unit"].nunique()), "sources": int(some["source_id"].nunique()), "items": len(some),
-            "annotated": int(some["annotation"].notna().sum()) if "annotation" in some else 0,
-            "evaluated": bool((some["fold"] >= 0).any()), "mil": bool(some["source_id"].nunique() >= MIL_BAGS),
+            "units": int(rows["unit"].nunique()), "sources": int(rows["source_id"].nunique()), "items": len(rows),
+            "annotated": int(rows["annotation"].notna().sum()) if "annotation" in rows else 0,
+            "evaluated": bool((rows["fold"] >= 0).any()), "mil": bool(rows["source_id"].nunique() >= MIL_BAGS),
         }
-        for group, some in table.groupby("group")
+        for group, rows in table.groupby("group")
     }  # fmt: skip
     duplicates, conflicts = find_duplicates(table)
     protocol = f"{made.folds} folds by unit" if made.folds >= 2 else "none: no group has two units"
@@ -72,10 +72,10 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
 def find_duplicates(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """Sets of sources with the same content, and those of them that stand in more than one group."""
     sources = table.drop_duplicates("source_id")
-    same = [some for _, some in sources.groupby("source_hash") if len(some) > 1]
+    same = [rows for _, rows in sources.groupby("source_hash") if len(rows) > 1]
     return (
-        [sorted(some["source_id"]) for some in same],
-        [sorted(some["source_id"]) for some in same if some["group"].nunique() > 1],
+        [sorted(rows["source_id"]) for rows in same],
+        [sorted(rows["source_id"]) for rows in same if rows["group"].nunique() > 1],
     )
 
 

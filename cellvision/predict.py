@@ -66,10 +66,10 @@ def run(cfg: Config, out: Path) -> None:
             notes = [*branch.align(trained.facts["schema"]), *(notes_on_cut(bundle, where) if how else [])]
             claimed.note(threads=torch.get_num_threads(), notes=notes)
             claimed.finish(classify(cfg, bundle, branch, trained, out) | {"notes": notes})
-    found = files.read_json(out / "metrics.json")
-    for note in found["notes"]:
+    metrics = files.read_json(out / "metrics.json")
+    for note in metrics["notes"]:
         say(f"predict: note: {note}")
-    say(f"predict: {found['items']} items of {found['sources']} sources -> {out / 'predictions.parquet'}")
+    say(f"predict: {metrics['items']} items of {metrics['sources']} sources -> {out / 'predictions.parquet'}")
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def read_bundle(folder: Path) -> dict[str, Any]:
 def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     """Segment options of the training run, with its crop size and scale."""
     geometry = files.read_json(cfg.model / "encoder.json")["schema"]["geometry"]
-    made = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
-    made.pop("max_size", None)  # the size itself is known
-    made |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
-    return build(segment.Config, made)
+    options = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
+    options.pop("max_size", None)  # the size itself is known
+    options |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
+    return build(segment.Config, options)
 
 
 def notes_on_cut(bundle: dict[str, Any], cut: Path) -> list[str]:
@@ -112,15 +112,15 @@ def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Train
     features = encoders.embed(trained.module.to(device), branch, trained.state, np.arange(len(table)))
     names, bag = np.unique(table["source_id"].to_numpy(str), return_inverse=True)
     item, pooled = classifier.head_probabilities(strategy, head, features, bag.astype(np.int64))
-    known = set(table["source_hash"]) & trained.seen
-    if known:
-        say(f"predict: {len(known)} of these sources were in the training data; they say nothing about new ones")
+    seen = set(table["source_hash"]) & trained.seen
+    if seen:
+        say(f"predict: {len(seen)} of these sources were in the training data; they say nothing about new ones")
     kept = table[[name for name in ("item_id", "source_id", "path", "y", "x") if name in table]]
     files.write_parquet(out / "predictions.parquet", scoring.predictions(kept, item, classes, None))
     sources = table.drop_duplicates("source_id").set_index("source_id").loc[names].reset_index()[["source_id"]]
     files.write_parquet(out / "sources.parquet", scoring.predictions(sources, pooled, classes, None))
     counts = {f"predicted_{name}": int((item.argmax(1) == number).sum()) for number, name in enumerate(classes)}
-    return {"items": len(table), "sources": len(names), "sources_seen_in_training": len(known), **counts}
+    return {"items": len(table), "sources": len(names), "sources_seen_in_training": len(seen), **counts}
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training.device import pick_device
 
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-    made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-    held = np.isin(made.fold_of(branch.items), splits.test_folds(made, cfg.fold))
-    train, test = np.flatnonzero(~held), np.flatnonzero(held)
+    split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
+    held_out = np.isin(split.fold_of(branch.items), splits.test_folds(split, cfg.fold))
+    train, test = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     method = METHODS.build(cfg.method)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)
@@ -74,7 +74,7 @@ def run(cfg: Config, out: Path) -> None:
     if batch < 2:
         raise NoUsableInput("pretraining needs at least two training items")
     start = encoders.resolve(spec, branch, train, torch_seed(cfg.seed, "encoder"))
-    inputs = {"items": branch.items.content, "splits": made.content, "encoder": encoders.content_hash(spec)}
+    inputs = {"items": branch.items.content, "splits": split.content, "encoder": encoders.content_hash(spec)}
     with RunDir.claim(out, "pretrain", cfg, inputs, REVISION) as claimed:
         if claimed.done:
             return
@@ -97,11 +97,11 @@ def run(cfg: Config, out: Path) -> None:
             after_step=lambda step: method.after_step(learner, step, cfg.loop.steps),
             frozen_statistics=False,
         )
-        save_encoder(cfg, branch, made, start, encoder, train, out / "encoder")
+        save_encoder(cfg, branch, split, start, encoder, train, out / "encoder")
         measured = method.validate(encoder, branch, start.state, train, test)
         summary = write_curves(history, measured.pop("chance", method.chance(batch)), out) | measured
         loop.forget(out / "checkpoints")
-        units = len(set(made.unit_of(branch.items)[train]))
+        units = len(set(split.unit_of(branch.items)[train]))
         claimed.finish(summary | {"items": len(train), "units": units, "batch": batch, "steps": cfg.loop.steps})
         chance = f" (chance {summary['chance']:.3f})" if "chance" in summary else ""
         say(f"pretrain: loss {summary['loss']:.3f}{chance}, effective rank {summary['rank']:.1f} -> {out}")
@@ -117,14 +117,14 @@ def build_learner(start: Trained, method: Method, seed: int) -> nn.Module:
 
 
 def in_order(views: dict[str, Tensor]) -> list[Tensor]:
-    """The views of a batch by their number."""
+    """Views by number, each (n, …) as the branch yields a batch -> them in that order."""
     return [views[str(view)] for view in range(len(views))]
 
 
 def save_encoder(
     cfg: Config, branch: Branch, made: Splits, start: Trained, module: nn.Module, train: NDArray[np.int64], folder: Path
 ) -> None:
-    """The encoder without its projection head, and the sources and units it has seen."""
+    """The encoder without its projection head, and the sources and units of the (n,) `train` rows that it has seen."""
     from cellvision.models import encoders
 
     facts = {
@@ -176,10 +176,10 @@ def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> d
     files.write_parquet(out / "curves.parquet", table)
     save(curves(table), out / "curves.png")
     last = table.ffill().iloc[-1]
-    found: dict[str, Any] = {key: float(last[key]) for key in table.columns if key not in ("step", "loss")}
+    summary: dict[str, Any] = {key: float(last[key]) for key in table.columns if key not in ("step", "loss")}
     first = table.iloc[0]
-    found |= {f"{key}_random": float(first[key]) for key in ("rank", "knn", "identity") if key in table}
-    return found | {"loss": float(table["loss"].tail(20).mean())}
+    summary |= {f"{key}_random": float(first[key]) for key in ("rank", "knn", "identity") if key in table}
+    return summary | {"loss": float(table["loss"].tail(20).mean())}
 
 
 if __name__ == "__main__":

@@ -165,9 +165,13 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     results = local.ordered_map(segment_one, todo, processes(cfg, todo))
     for _ in track(results, "segment", kept + len(todo), "images", kept):
         pass
-    parts = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
-    images = pd.DataFrame([part["image"] for part in parts])
-    tables = [pd.DataFrame(part["cells"]).assign(image_id=part["image"]["image_id"]) for part in parts if part["cells"]]
+    records = [_skipped(entry) if entry.status != "ok" else files.read_json(_part(out, entry)) for entry in entries]
+    images = pd.DataFrame([record["image"] for record in records])
+    tables = [
+        pd.DataFrame(record["cells"]).assign(image_id=record["image"]["image_id"])
+        for record in records
+        if record["cells"]
+    ]
     if not tables:
         _refuse_nothing(images)
     cells = pd.concat(tables, ignore_index=True)
@@ -226,11 +230,13 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
         return files.write_json(
             _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
-    found = _segmenter(cfg).segment(seen_by_segmenter(pixels))
-    sifted = hygiene.sift(found.masks, found.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop)
+    segmentation = _segmenter(cfg).segment(seen_by_segmenter(pixels))
+    sifted = hygiene.sift(
+        segmentation.masks, segmentation.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop
+    )
     labelmaps.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
-    row = account.image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *found.notes, *sifted.notes]), image)
+    row = account.image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *segmentation.notes, *sifted.notes]), image)
     row |= sifted.row
     if read_notes:
         row["reason"] = Reason.OK_NOTE
@@ -262,14 +268,14 @@ def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, ou
         return None
     given = annotate.read(cfg.annotations, images[images["status"] == "ok"])
     nowhere = given["image_id"].isna()
-    found = [given[nowhere].assign(mask_label=0, status="no_image")]
+    tables = [given[nowhere].assign(mask_label=0, status="no_image")]
     by_image = dict(tuple(cells.groupby("image_id")))
-    for image_id, some in given[~nowhere].groupby("image_id"):
+    for image_id, rows in given[~nowhere].groupby("image_id"):
         here = by_image.get(image_id, cells.iloc[:0])
         labels = labelmaps.read(out / "masks" / f"{image_id}.tif")
         labels[~np.isin(labels, here["mask_label"].to_numpy())] = 0  # cells left out are no cells
-        found.append(annotate.match(some, labels, here))
-    table = pd.concat(found).sort_index()
+        tables.append(annotate.match(rows, labels, here))
+    table = pd.concat(tables).sort_index()
     table["item_id"] = np.where(table["status"] == "matched", _item_ids(table), None)
     return table
 
@@ -306,8 +312,8 @@ def write_crops(
     channels = int(images.loc[account.items_of(images) > 0, "channels"].max())
     by_id = {entry.image_id: entry for entry in entries}
     tasks = [
-        (cfg, by_id[str(name)], some, geometry.size, channels, out)
-        for name, some in cells.groupby("source_id", sort=True)
+        (cfg, by_id[str(name)], image_cells, geometry.size, channels, out)
+        for name, image_cells in cells.groupby("source_id", sort=True)
     ]
     workers = local.cores() if cfg.workers is None else cfg.workers
     parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "segment: crops", len(tasks), "images")

@@ -86,8 +86,8 @@ def run_calcium(cfg: Config, out: Path) -> None:
             tasks = [(cfg, out, noise, number) for noise in cfg.calcium.noise for number in range(cfg.calcium.files)]
             workers = local.cores() if cfg.workers is None else cfg.workers
             work = local.ordered_map(write_calcium, tasks, min(workers, len(tasks)))
-            made = track(work, "simulate", len(tasks), "files")
-            samples = len(list(made)) * cfg.calcium.samples
+            written = track(work, "simulate", len(tasks), "files")
+            samples = len(list(written)) * cfg.calcium.samples
             claimed.finish({"files": len(tasks), "simulations": samples, "cells": samples * cfg.calcium.side**2})
         say(f"simulate: traces in {out / 'raw'}, each file with its truth in tissue/distanceToTarget")
 
@@ -97,23 +97,23 @@ def write_calcium(task: tuple[Config, Path, float, int]) -> Path:
     import h5py
 
     cfg, out, noise, number = task
-    some = cfg.calcium
-    stim = some.side**2 // 2 if some.stim is None else some.stim
-    tissue = calcium.Tissue(some.side, stim, some.stim_mag, some.beta, some.kcross, noise)
+    options = cfg.calcium
+    stim = options.side**2 // 2 if options.stim is None else options.stim
+    tissue = calcium.Tissue(options.side, stim, options.stim_mag, options.beta, options.kcross, noise)
     name = (
-        f"sim_data__stimMag_{some.stim_mag:.2f}_beta_{some.beta:.2f}_noise_{noise:.3f}_kcross_{some.kcross:.4f}"
-        f"_nSamples_{some.samples}_{number + 1}.h5"
+        f"sim_data__stimMag_{options.stim_mag:.2f}_beta_{options.beta:.2f}_noise_{noise:.3f}_kcross_{options.kcross:.4f}"
+        f"_nSamples_{options.samples}_{number + 1}.h5"
     )
     path = out / "raw" / name
     if path.exists():
         return path
     rng = generator(cfg.seed, "calcium", noise, number)
-    traces = calcium.simulate(tissue, some.samples, some.points, rng)
+    traces = calcium.simulate(tissue, options.samples, options.points, rng)
     facts = {
-        "sim_ids": np.arange(some.samples) + 1, "tissue/distanceToTarget": tissue.distance().astype(float),
-        "tissue/nTissueCols": some.side, "tissue/nTissueRows": some.side, "tissue/stimCell": stim + 1,
-        "stim/stimMag": some.stim_mag, "params/beta": some.beta, "params/kcross": some.kcross, "params/noise": noise,
-        "params/duration_s": calcium.SECONDS,
+        "sim_ids": np.arange(options.samples) + 1, "tissue/distanceToTarget": tissue.distance().astype(float),
+        "tissue/nTissueCols": options.side, "tissue/nTissueRows": options.side, "tissue/stimCell": stim + 1,
+        "stim/stimMag": options.stim_mag, "params/beta": options.beta, "params/kcross": options.kcross,
+        "params/noise": noise, "params/duration_s": calcium.SECONDS,
     }  # fmt: skip
     with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
         for key, value in facts.items():
@@ -157,8 +157,8 @@ def write_truth(out: Path, tables: list[Path]) -> dict[str, Any]:
     for table in tables:
         table.unlink()
     tables[0].parent.rmdir()
-    own = truth["kind"] == truth["group"]
-    return {"images": len(tables), "cells": len(truth), "contamination": float(np.mean(~own))}
+    of_its_group = truth["kind"] == truth["group"]
+    return {"images": len(tables), "cells": len(truth), "contamination": float(np.mean(~of_its_group))}
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ def run(cfg: Config, out: Path) -> None:
         segment.run(cutting, cells)
         plan.run(plan.Config(items=cells, **_only(cfg, "unit", "units", "folds", "seed")), planned)
         schedule = decide(cfg, cells, planned, seconds and seconds - (time.monotonic() - begun), out)
-        found = compare(cfg, cells, planned, schedule, out)
+        metrics = compare(cfg, cells, planned, schedule, out)
         bundle = train_bundle(cfg, cells, planned, schedule, out)
-        claimed.finish(found | {"bundle": bundle, "not_run": schedule["not_run"]})
+        claimed.finish(metrics | {"bundle": bundle, "not_run": schedule["not_run"]})
     report.write(out, out / "report.html")
     return say(f"study: {out / 'report.html'}")
 
@@ -114,10 +114,10 @@ def parse_budget(text: str | None) -> float | None:
     """`20min`, `1.5h`, `90s` -> seconds. ConfigError for anything else."""
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)\s*", text)
+    if not match:
         raise ConfigError(f"--budget is a time such as 20min or 1.5h, got {text!r}")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2][0]]
 
 
 # -- what will be run ---------------------------------------------------------------------------------------------
@@ -146,11 +146,11 @@ def decide(cfg: Config, cells: Path, planned: Path, seconds: float | None, out: 
 
 def can_classify(cfg: Config, cells: Path, planned: Path) -> bool:
     """Whether two classes can be tested on unseen units. NoUsableInput where they are annotations and cannot be."""
-    found = files.read_json(planned / "plan.json")
+    facts = files.read_json(planned / "plan.json")
     if cfg.target == "group":
-        return found["folds"] >= 2 and sum(group["evaluated"] for group in found["groups"].values()) >= 2
+        return facts["folds"] >= 2 and sum(group["evaluated"] for group in facts["groups"].values()) >= 2
     classes = annotated_classes(cells, planned)
-    if found["folds"] < 2 or len(classes) < 2:
+    if facts["folds"] < 2 or len(classes) < 2:
         raise NoUsableInput(
             f"--target annotation: two classes annotated in two units each are needed, there are {len(classes)}; "
             "annotate cells of more images, or give --target group"
@@ -223,7 +223,7 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
         if ssl_steps:
             pretrain.run(pretrain_config(cfg, cells, ssl_steps, "none"), out / "runs" / "pretrain")
         return {}
-    made = {
+    options = {
         "items": cells,
         "splits": planned / "splits.csv",
         "arms": arms(cfg, schedule),
@@ -234,21 +234,21 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
         **_only(cfg, "target", "unit", "units", "folds", "workers", "threads", "device", "seed"),
     }
     where = out / "runs" / "ablate"
-    ablate.run(build(ablate.Config, made), where)
+    ablate.run(build(ablate.Config, options), where)
     return dict(files.read_json(where / "metrics.json"))
 
 
 def arms(cfg: Config, schedule: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Frozen and whole networks, random and self-supervised where time allows; bags for labels of the source."""
     frozen: dict[str, Any] = {"tune": "linear", "loop": {"steps": 300, "batch": 128}}
-    found: dict[str, dict[str, Any]] = {"random, linear probe": frozen, "random, whole": {"tune": "whole"}}
+    by_name: dict[str, dict[str, Any]] = {"random, linear probe": frozen, "random, whole": {"tune": "whole"}}
     best = {}
     if schedule["pretrain_steps"]:
         best = {"encoder": f"{ablate.RECIPE}{SSL}"}
-        found |= {f"{SSL}, linear probe": frozen | best, f"{SSL}, whole": {"tune": "whole"} | best}
+        by_name |= {f"{SSL}, linear probe": frozen | best, f"{SSL}, whole": {"tune": "whole"} | best}
     if cfg.target == "group":
-        found["bags (mil), linear probe"] = frozen | best | {"strategy": {"name": "mil"}}
-    return found
+        by_name["bags (mil), linear probe"] = frozen | best | {"strategy": {"name": "mil"}}
+    return by_name
 
 
 def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> str | None:

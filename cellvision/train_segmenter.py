@@ -184,11 +184,11 @@ def score(cfg: Config, table: pd.DataFrame, weights: Path) -> list[dict[str, flo
     from cellvision.segmenters import SEGMENTERS
 
     segmenter = SEGMENTERS.build({"name": "nano", "weights": str(weights)}, device=cfg.device)
-    found = []
+    scores = []
     for row in track(table.itertuples(), "train_segmenter: score", len(table), "images"):
         pixels, labels = read(cfg, row)
-        found.append(overlap.score(labels, segmenter.segment(pixels).masks))
-    return found
+        scores.append(overlap.score(labels, segmenter.segment(pixels).masks))
+    return scores
 
 
 def write_scores(
@@ -199,25 +199,25 @@ def write_scores(
 
     from cellvision.evidence import overlap
 
-    held = table[table["held_out"]]
-    scores = [pd.DataFrame(some, index=held.index).add_suffix(f"_{when}") for some, when in
+    held_out = table[table["held_out"]]
+    scores = [pd.DataFrame(rows, index=held_out.index).add_suffix(f"_{when}") for rows, when in
               ((before, "before"), (after, "after"))]  # fmt: skip
     shown = table[["path", "unit", "held_out"]].join(scores)
     files.write_parquet(out / "scores.parquet", shown)
-    found: dict[str, Any] = {"trained_on": int((~table["held_out"]).sum()), "units": int(table["unit"].nunique())}
-    for when, some in (("before", before), ("after", after)):
-        if some:
-            found |= {f"{key}_{when}": value for key, value in overlap.summarise(some).items()}
-    return found
+    metrics: dict[str, Any] = {"trained_on": int((~table["held_out"]).sum()), "units": int(table["unit"].nunique())}
+    for when, rows in (("before", before), ("after", after)):
+        if rows:
+            metrics |= {f"{key}_{when}": value for key, value in overlap.summarise(rows).items()}
+    return metrics
 
 
 def report_to_person(out: Path) -> None:
-    found = files.read_json(out / "metrics.json")
-    say(f"train_segmenter: trained on {found['trained_on']} images -> {out / 'weights.safetensors'}")
-    if "ap_50_after" not in found:
+    metrics = files.read_json(out / "metrics.json")
+    say(f"train_segmenter: trained on {metrics['trained_on']} images -> {out / 'weights.safetensors'}")
+    if "ap_50_after" not in metrics:
         say("train_segmenter: nothing was held out, so there is no score")
         return
-    count, before, after = found["images_after"], found["ap_50_before"], found["ap_50_after"]
+    count, before, after = metrics["images_after"], metrics["ap_50_before"], metrics["ap_50_after"]
     say(f"train_segmenter: AP at IoU 0.5 on {count} held-out images {before:.3f} before, {after:.3f} after")
     if after < before:
         say("train_segmenter: it has become worse; keep the old weights, or correct more masks")

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--items", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", type=lambda text: text.split(";"), help="names to choose from, between semicolons")
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--seeds", type=lambda text: [int(number) for number in text.split(",")])
     parser.add_argument("--workers", type=int, default=local.cores())
     given = parser.parse_args(argv)
     flags = {"items": given.items, "folds": "units"} | ({"seeds": given.seeds} if given.seeds else {})
@@ -78,14 +78,14 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
     arms = {name: arms[name] for name in names or arms}
     reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
     items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
-    made = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
-    splits.test_folds(made, "all")
+    split = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
+    splits.test_folds(split, "all")
     ablate.check_children(cfg, arms, items, out)
-    content = fingerprint([items.content, made.content, ablate.encoder_contents(cfg, arms, (HELD,))])
-    units = sorted(set(made.table.loc[made.table["fold"] >= 0, "unit"]))
+    content = fingerprint([items.content, split.content, ablate.encoder_contents(cfg, arms, (HELD,))])
+    units = sorted(set(split.table.loc[split.table["fold"] >= 0, "unit"]))
     tasks = [
-        Task(cfg, arm, options, seed, made, held, part_of(out, cfg, content, (arm, options, seed, held)))
-        for held in itertools.chain(((unit,) for unit in units), itertools.combinations(units, 2))
+        Task(cfg, arm, options, seed, split, units_out, part_of(out, cfg, content, (arm, options, seed, units_out)))
+        for units_out in itertools.chain(((unit,) for unit in units), itertools.combinations(units, 2))
         for (arm, options), seed in itertools.product(arms.items(), cfg.seeds)
     ]
     missing = [task for task in tasks if not task.part.exists()]
@@ -93,7 +93,7 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
         pass
     rows = read(tasks)
     chosen, choices = choose(rows, list(arms))
-    scored = pd.concat([chosen, logistic(cfg, made, out), rows[rows["held"].map(len) == 1]])
+    scored = pd.concat([chosen, logistic(cfg, split, out), rows[rows["held"].map(len) == 1]])
     nothing = pd.DataFrame(columns=["arm", "status", "seed", "balanced_accuracy", "steps_total", "cell_accuracy"])
     summary, differences = ablate.compare(nothing, scored, LOGISTIC)
     files.write_csv(out / "choices.csv", choices)
@@ -129,7 +129,7 @@ def read(tasks: list[Task]) -> pd.DataFrame:
 
     parts = [pd.read_parquet(task.part).assign(arm=task.arm, seed=task.seed) for task in tasks]
     return pd.concat(
-        [part.assign(held=[task.held] * len(part)) for task, part in zip(tasks, parts, strict=True)], ignore_index=True
+        [rows.assign(held=[task.held] * len(rows)) for task, rows in zip(tasks, parts, strict=True)], ignore_index=True
     )
 
 
@@ -143,19 +143,19 @@ def choose(rows: pd.DataFrame, arms: list[str]) -> tuple[pd.DataFrame, pd.DataFr
     alone = rows[rows["held"].map(len) == 1]
     units_of = alone.groupby("truth")["unit"].unique().map(set)
     pairs = rows[rows["held"].map(len) == 2]
-    left = [bool(units_of[truth] - set(held)) for truth, held in zip(pairs["truth"], pairs["held"], strict=True)]
+    left = [bool(units_of[truth] - set(pair)) for truth, pair in zip(pairs["truth"], pairs["held"], strict=True)]
     pairs = pairs[left]
     chosen, choices = [], []
-    for outer, own in alone.groupby("unit"):
+    for outer, outer_rows in alone.groupby("unit"):
         inner = pairs[
-            [outer in held and unit != outer for held, unit in zip(pairs["held"], pairs["unit"], strict=True)]
+            [outer in pair and unit != outer for pair, unit in zip(pairs["held"], pairs["unit"], strict=True)]
         ]
         if inner.empty:
             raise ConfigError(f"without {outer!r} no class has two units left to choose by")
-        by_arm = {str(arm): part for arm, part in inner.groupby("arm")}
+        by_arm = {str(arm): arm_rows for arm, arm_rows in inner.groupby("arm")}
         scores = {arm: metrics.balanced_accuracy(*by_arm[arm][["truth", "predicted"]].to_numpy(str).T) for arm in arms}
         best = max(arms, key=lambda arm: scores[arm])
-        chosen.append(own[own["arm"] == best].assign(arm=CHOSEN))
+        chosen.append(outer_rows[outer_rows["arm"] == best].assign(arm=CHOSEN))
         choices.append({"unit": outer, "chosen": best, "inner_units": inner["unit"].nunique(), **scores})
     return pd.concat(chosen), pd.DataFrame(choices)
 

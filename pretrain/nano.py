@@ -76,25 +76,26 @@ def smears(data: Path) -> Iterator[Sample]:
 
     cut = SEGMENTERS.build({"name": "threshold"}, device="cpu")
     points = pd.read_csv(data / "rbc_chula12" / "points.csv")
-    for name, some in points.groupby("image"):
+    for name, rows in points.groupby("image"):
         pixels = read_pixels(data / "rbc_chula12" / "images" / str(name))
         masks = cut.segment(pixels).masks
-        at = masks[some["y"].clip(0, masks.shape[0] - 1), some["x"].clip(0, masks.shape[1] - 1)]
+        at = masks[rows["y"].clip(0, masks.shape[0] - 1), rows["x"].clip(0, masks.shape[1] - 1)]
         if (at > 0).mean() >= 0.95 and len(np.unique(at[at > 0])) == (at > 0).sum():
             yield Sample(str(name), "chula", f"chula {name}", pixels, masks)
     for path in sorted((data / "rbc_disease_weak" / "images").glob("*/*.*")):
         pixels = read_pixels(path)
         yield Sample(path.name, "disease", f"disease {path.name}", pixels, cut.segment(pixels).masks)
     boxes = pd.read_csv(data / "blood_cbc" / "boxes.csv")
-    for name, some in boxes.groupby("image"):
+    for name, rows in boxes.groupby("image"):
         pixels = read_pixels(data / "blood_cbc" / "images" / str(name))
-        masks, unknown = ellipses(some, cut.segment(pixels).masks)
+        masks, unknown = ellipses(rows, cut.segment(pixels).masks)
         yield Sample(str(name), "cbc", f"cbc {name}", pixels, masks, unknown)
 
 
 def ellipses(boxes: Any, found: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Boxes filled by ellipses, the nearest one where they overlap; other cells where threshold finds whole ones.
 
+    `found`, (H, W), holds threshold's labels; -> (H, W) labels, (H, W) bool: what is unknown.
     What threshold calls cell and neither of them explains is unknown. A box at the border keeps its far edges only.
     """
     height, width = found.shape
@@ -198,9 +199,10 @@ def pack(options: argparse.Namespace) -> None:
         row["held_out"] = row["unit"] in kept_out
     train = [row for row in rows if not row["held_out"] and (out / "parts" / f"{row['part']}.npz").exists()]
     for store, key in (("scenes", "scene"), ("natives", "native")):
-        write(
-            out / store, ((part[key], {**row, "diameter": float(part["diameter"])}) for row, part in loaded(out, train))
+        samples_of_store = (
+            (arrays[key], {**row, "diameter": float(arrays["diameter"])}) for row, arrays in loaded(out, train)
         )
+        write(out / store, samples_of_store)
     (out / "sets.json").write_text(json.dumps(rows, indent=1))
 
 
@@ -216,16 +218,16 @@ def samples(options: argparse.Namespace) -> Iterator[Sample]:
 
 def loaded(out: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Any]]:
     for row in rows:
-        with np.load(out / "parts" / f"{row['part']}.npz") as part:
-            yield row, part
+        with np.load(out / "parts" / f"{row['part']}.npz") as arrays:
+            yield row, arrays
 
 
 def weigh(rows: list[dict[str, Any]], shares: dict[str, float]) -> None:
     """Every kind gets its share, every unit of it the same part, every image of a unit the same part of that."""
     for kind in {row["kind"] for row in rows}:
-        mine = [row for row in rows if row["kind"] == kind]
-        units = [row["unit"] for row in mine]
-        for row in mine:
+        kind_rows = [row for row in rows if row["kind"] == kind]
+        units = [row["unit"] for row in kind_rows]
+        for row in kind_rows:
             row["weight"] = shares[kind] / len(set(units)) / units.count(row["unit"])
 
 
@@ -284,18 +286,21 @@ def leave_one_out(options: argparse.Namespace) -> None:
     from cellvision.training.device import pick_device
     from cellvision.training.schedule import LoopConfig
 
-    mine = [sample for sample in labelled(options.data) if sample.kind == options.kind]
+    of_kind = [sample for sample in labelled(options.data) if sample.kind == options.kind]
     scores = []
-    for left_out in mine:
+    for left_out in of_kind:
         pick_device("cpu", 1)
         torch.manual_seed(0)
-        others = [sample for sample in mine if sample.unit != left_out.unit]
+        others = [sample for sample in of_kind if sample.unit != left_out.unit]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             closer = CLOSER.get(options.kind, 1.0)
-            scenes = ((nano_training.scene_of(one.pixels, one.masks, closer=closer), {"weight": 1.0}) for one in others)
+            scenes = (
+                (nano_training.scene_of(sample.pixels, sample.masks, closer=closer), {"weight": 1.0})
+                for sample in others
+            )
             nano_training.pack(folder / "scenes", scenes)
-            natives = (nano_training.native_of(one.pixels, one.masks, closer) for one in others)
+            natives = (nano_training.native_of(sample.pixels, sample.masks, closer) for sample in others)
             rows = ((image, {"weight": 1.0, "diameter": diameter}) for image, diameter in natives)
             nano_training.pack(folder / "natives", rows)
             draw = nano_training.Batches(
@@ -330,17 +335,17 @@ def score(options: argparse.Namespace) -> None:
     settings = {"name": "nano", **({"weights": str(options.weights)} if options.weights else {})}
     cut = SEGMENTERS.build(settings | json.loads(options.settings), device="cpu")
     torch.set_num_threads(1)
-    found: dict[str, list[dict[str, float]]] = {}
+    scores: dict[str, list[dict[str, float]]] = {}
     for sample in samples(options):
         if (sample.kind, sample.name) in wanted and (not options.kinds or sample.kind in options.kinds.split(",")):
             masks = cut.segment(sample.pixels).masks
             if sample.unknown is not None:
                 masks = np.where(sample.unknown, 0, masks)
-            found.setdefault(sample.kind, []).append(overlap.score(sample.masks, masks) | {"unit": sample.unit})
-    table = {kind: overlap.summarise(mine) for kind, mine in found.items()}
-    for kind, mine in table.items():
-        print(kind, json.dumps({key: round(value, 3) for key, value in mine.items()}))
-    nuclei = [row for kind in NUCLEI for row in found.get(kind, [])]
+            scores.setdefault(sample.kind, []).append(overlap.score(sample.masks, masks) | {"unit": sample.unit})
+    table = {kind: overlap.summarise(kind_scores) for kind, kind_scores in scores.items()}
+    for kind, summary in table.items():
+        print(kind, json.dumps({key: round(value, 3) for key, value in summary.items()}))
+    nuclei = [row for kind in NUCLEI for row in scores.get(kind, [])]
     print("dsb2018", json.dumps({key: round(value, 3) for key, value in overlap.summarise(nuclei).items()}))
     if options.out:
         options.out.write_text(json.dumps(table, indent=1))
@@ -385,8 +390,8 @@ def ceiling(options: argparse.Namespace) -> None:
         }.items():  # fmt: skip
             truth.predict = lambda _, parts=parts: np.concatenate(parts)
             scores.setdefault(what, []).append(overlap.score(sample.masks, truth.at_scale(image, diameter)[0]))
-    for what, mine in scores.items():
-        print(what, json.dumps({key: round(value, 3) for key, value in overlap.summarise(mine).items()}))
+    for what, image_scores in scores.items():
+        print(what, json.dumps({key: round(value, 3) for key, value in overlap.summarise(image_scores).items()}))
 
 
 def main() -> None:

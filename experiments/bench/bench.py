@@ -24,11 +24,11 @@ def fake_run(out: Path, count: int, size: int, sources: int = 40) -> Path:
         def parts():
             for start in range(0, count, chunk):
                 rows = min(chunk, count - start)
-                part = rng.integers(0, 255, (rows, size, size, 4), np.uint8)
-                part[..., :3] //= 2
-                part[:, blob, :3] += rng.integers(0, 120, (rows, 1, 3), np.uint8)
-                part[..., 3] = blob * np.uint8(255)
-                yield part
+                crops = rng.integers(0, 255, (rows, size, size, 4), np.uint8)
+                crops[..., :3] //= 2
+                crops[:, blob, :3] += rng.integers(0, 120, (rows, 1, 3), np.uint8)
+                crops[..., 3] = blob * np.uint8(255)
+                yield crops
 
         cropstore.pack_crops(parts(), out / "crops", count, (size, size, 4))
         number = np.arange(count)

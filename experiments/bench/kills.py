@@ -131,8 +131,8 @@ def hashes(out: Path) -> dict[str, str]:
     """Relative name -> SHA-256 of every file a finished run has left, but those that hold times."""
     if files.read_json(out / "run.json")["status"] != "done":
         raise SystemExit(f"{out} is not done")
-    found = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in TIMED)
-    return {path.relative_to(out).as_posix(): files.sha256_file(path) for path in found}
+    outputs = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in TIMED)
+    return {path.relative_to(out).as_posix(): files.sha256_file(path) for path in outputs}
 
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
@@ -155,7 +155,7 @@ def main() -> None:
         for number, run in zip(workers, runs, strict=True):
             print(f"{number} workers: {len(run)} files, differing from {workers[0]}: {differences(runs[0], run)}")
         finished = bench.killed(Path(folder) / "killed", given.kills, given.seed)
-    wrong = [found for run in finished if (found := differences(runs[0], run))]
+    wrong = [differing for run in finished if (differing := differences(runs[0], run))]
     kills = ", ".join(f"{count} in {name}" for name, count in sorted(bench.phases.items()))
     print(f"{given.kills} kills ({kills}) over {len(finished)} runs, of which {len(wrong)} differ {wrong or ''}")
     raise SystemExit(any(wrong) or any(differences(runs[0], run) for run in runs))

@@ -35,6 +35,7 @@ class Plain(nn.Module):
         self.layers, self.decode = nn.TransformerEncoder(layer, LAYERS), nn.Linear(WIDTH, BINS)
 
     def loss(self, bins: Tensor) -> Tensor:
+        """(n, genes) bins -> mean cross-entropy of the hidden ones."""
         hidden = torch.rand(bins.shape) < SHARE
         tokens = self.gene.weight + self.level(torch.where(hidden, BINS, bins))
         return nn.functional.cross_entropy(self.decode(self.layers(tokens)[hidden]), bins[hidden])
@@ -76,9 +77,9 @@ def main() -> None:
     state = {"mean": values.mean(0), "std": np.maximum(values.std(0), 1e-4)} | rna_genes.bin_edges(values, BINS)
     state["axes"] = rna_genes.principal_axes(values, state)
     method = METHODS.build({"name": "masked", "share": SHARE})
-    ours, theirs = GeneTransformer(state, LAYERS, WIDTH, HEADS), Plain()
+    our_model, plain_model = GeneTransformer(state, LAYERS, WIDTH, HEADS), Plain()
     cells = torch.from_numpy(values)
-    bins = ours.bins_of(cells)
+    bins = our_model.bins_of(cells)
     print(
         f"{values.shape[1]} genes, {float((values > 0).mean()):.0%} expressed, context {method.cfg.context}, "
         f"{options.threads} threads"
@@ -86,11 +87,16 @@ def main() -> None:
     if values.shape[1] != GENES:
         raise SystemExit(f"the comparison is made on {GENES} genes, the file has {values.shape[1]}")
     for number in range(options.rounds):
-        mine = cells_per_second(
-            lambda: method.step(ours, nn.Identity(), cells[:16]), list(ours.parameters()), 16, options.steps
+        our_rate = cells_per_second(
+            lambda: method.step(our_model, nn.Identity(), cells[:16]), list(our_model.parameters()), 16, options.steps
         )
-        plain = cells_per_second(lambda: theirs.loss(bins[:4]), list(theirs.parameters()), 4, options.steps)
-        print(f"round {number}: ours {mine:.1f} cells/s, plain {plain:.2f} cells/s, ratio {mine / plain:.1f}")
+        plain_rate = cells_per_second(
+            lambda: plain_model.loss(bins[:4]), list(plain_model.parameters()), 4, options.steps
+        )
+        print(
+            f"round {number}: ours {our_rate:.1f} cells/s, plain {plain_rate:.2f} cells/s, "
+            f"ratio {our_rate / plain_rate:.1f}"
+        )
 
 
 if __name__ == "__main__":

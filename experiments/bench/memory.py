@@ -19,7 +19,7 @@ from bench import fake_run
 def peak_mib(items: Path, out: Path) -> float:
     """Largest RssAnon of `cellvision pretrain`, a few steps long, in one process."""
     options = {"encoder": "resnet10t", "size": 64, "steps": 8, "batch": 128, "workers": 0, "threads": 1}
-    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "cellvision.pretrain", "--items", str(items), "--out", str(out), *flags]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     peak = 0.0
@@ -31,8 +31,8 @@ def peak_mib(items: Path, out: Path) -> float:
                 status = Path(f"/proc/{process.pid}/status").read_text()
             except OSError:
                 return
-            found = re.search(r"RssAnon:\s+(\d+)", status)
-            peak = max(peak, int(found[1]) / 1024 if found else 0)
+            match = re.search(r"RssAnon:\s+(\d+)", status)
+            peak = max(peak, int(match[1]) / 1024 if match else 0)
             time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)

@@ -162,21 +162,21 @@ def original(name: str) -> Image:
 
 def judge(task: tuple[int, int]) -> dict[str, Any]:
     """(number, seed) -> what became of the mutant: reason, seconds, and `half` where it is a silent half image."""
-    made = mutant(*task)
-    whole = original(made.name)
+    mutated = mutant(*task)
+    whole = original(mutated.name)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / made.name
-        path.write_bytes(made.data)
+        path = Path(folder) / mutated.name
+        path.write_bytes(mutated.data)
         begun = time.perf_counter()
         try:
             image = read_image(path)
         except ImageError as error:
             outcome = {"reason": str(error.reason), "half": "", "text": str(error)}
         else:
-            half = what_is_missing(made, whole, image)
+            half = what_is_missing(mutated, whole, image)
             outcome = {"reason": "OK_NOTE" if image.notes else "OK", "half": half, "text": "; ".join(image.notes)}
     seconds = time.perf_counter() - begun
-    return {"number": made.number, "name": made.name, "damage": made.damage, "seconds": seconds, **outcome}
+    return {"number": mutated.number, "name": mutated.name, "damage": mutated.damage, "seconds": seconds, **outcome}
 
 
 def what_is_missing(made: Mutant, whole: Image, image: Image) -> str:
@@ -200,22 +200,22 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the mutants that fail into this folder")
     given = parser.parse_args()
     tasks = [(number, given.seed) for number in range(given.count)]
-    found = list(local.ordered_map(judge, tasks, given.workers))
+    outcomes = list(local.ordered_map(judge, tasks, given.workers))
     for damage in DAMAGES:
-        counts = Counter(row["reason"] for row in found if row["damage"] == damage)
+        counts = Counter(row["reason"] for row in outcomes if row["damage"] == damage)
         print(f"{damage:7}", ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())))
-    crashes = [row for row in found if row["reason"] == "E_INTERNAL" or "decoder ended" in row["text"]]
-    hangs = [row for row in found if row["seconds"] > HANG_S or "was stopped after" in row["text"]]
-    halves = [row for row in found if row["half"]]
+    crashes = [row for row in outcomes if row["reason"] == "E_INTERNAL" or "decoder ended" in row["text"]]
+    hangs = [row for row in outcomes if row["seconds"] > HANG_S or "was stopped after" in row["text"]]
+    halves = [row for row in outcomes if row["half"]]
     for what, rows in (("crashed", crashes), ("hung", hangs), ("silent half image", halves)):
         for row in rows:
             print(f"  {what}: {row}")
             if given.keep:
                 given.keep.mkdir(parents=True, exist_ok=True)
                 (given.keep / f"{row['number']}-{row['name']}").write_bytes(mutant(row["number"], given.seed).data)
-    slowest = max(row["seconds"] for row in found)
+    slowest = max(row["seconds"] for row in outcomes)
     print(
-        f"{len(found)} mutants: {len(crashes)} crashed, {len(hangs)} hung, {len(halves)} silent half images;"
+        f"{len(outcomes)} mutants: {len(crashes)} crashed, {len(hangs)} hung, {len(halves)} silent half images;"
         f" slowest {slowest:.2f} s"
     )
     raise SystemExit(bool(crashes or hangs or halves))

@@ -55,7 +55,7 @@ def ratio(rounds: int) -> None:
     for number in range(rounds):
         begun = time.perf_counter()
         nano.segment(pixels)
-        ours = time.perf_counter() - begun
+        nano_s = time.perf_counter() - begun
         begun = time.perf_counter()
         with torch.inference_mode():
             network(tile)
@@ -64,10 +64,10 @@ def ratio(rounds: int) -> None:
         begun = time.perf_counter()
         resize_and_compute_masks(flow, np.where(masks > 0, 3.0, -3.0).astype(np.float32))
         dynamics_s = time.perf_counter() - begun
-        theirs = network_s + dynamics_s
+        cellpose_s = network_s + dynamics_s
         print(
-            f"round {number}: nano {ours:.2f} s; Cellpose-SAM {theirs:.1f} s (network {network_s:.1f}, dynamics "
-            f"{dynamics_s:.1f}); ratio {theirs / ours:.0f}"
+            f"round {number}: nano {nano_s:.2f} s; Cellpose-SAM {cellpose_s:.1f} s (network {network_s:.1f}, dynamics "
+            f"{dynamics_s:.1f}); ratio {cellpose_s / nano_s:.0f}"
         )
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["ratio", "folder", "large"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--counts", type=lambda text: [int(part) for part in text.split(",")], default=[50, 500])
+    parser.add_argument("--counts", type=lambda text: [int(count) for count in text.split(",")], default=[50, 500])
     options = parser.parse_args()
     if options.what == "ratio":
         ratio(options.rounds)

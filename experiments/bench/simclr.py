@@ -66,7 +66,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def peer(crops: NDArray[np.uint8], steps: int) -> Iterator[None]:
-    """The example of lightly's documentation: torchvision ResNet-18, SimCLRTransform, NTXentLoss, SGD, fp32."""
+    """lightly's documented example on (n, S, S, 4) crops: ResNet-18, SimCLRTransform, NTXentLoss, SGD, fp32."""
     import torchvision
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
@@ -104,9 +104,9 @@ def main() -> None:
         items = fake_run(Path(folder) / "cells", 2048, 64)
         crops = np.load(items / "crops" / "00000.npy")
         for number in range(options.rounds):
-            mine = rate(lambda: ours(items, options.steps + 1), options.steps)
-            theirs = rate(lambda: peer(crops, options.steps + 1), options.steps)
-            print(f"round {number}: ours {mine:.0f}/s, lightly {theirs:.0f}/s, ratio {mine / theirs:.2f}")
+            our_rate = rate(lambda: ours(items, options.steps + 1), options.steps)
+            peer_rate = rate(lambda: peer(crops, options.steps + 1), options.steps)
+            print(f"round {number}: ours {our_rate:.0f}/s, lightly {peer_rate:.0f}/s, ratio {our_rate / peer_rate:.2f}")
 
 
 if __name__ == "__main__":
