@@ -135,9 +135,9 @@ def compared(branch: Branch, target: str, cluster: NDArray) -> dict[str, Any]:
     from cellvision.models import neighbours
 
     label = branch.items.table[target]
-    known = label.notna().to_numpy()
+    labelled = label.notna().to_numpy()
     return {
-        "ari": neighbours.agreement(label[known].to_numpy(str), cluster[known]),
+        "ari": neighbours.agreement(label[labelled].to_numpy(str), cluster[labelled]),
         "stamps": list(branch.items.stamps),
     }
 
@@ -192,12 +192,12 @@ def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], clust
             neighbours.agreement(cluster[rows], neighbours.communities(again, cfg.method, cfg.resolution, seed)[0])
         )
     inside = graph.multiply(cluster[:, None] == cluster[None, :]) if len(points) <= CHUNK else None
-    found: dict[str, Any] = (
+    measures: dict[str, Any] = (
         {"stability_ari": float(np.mean(scores)), "stability_ari_lowest": min(scores)} if scores else {}
     )
     if inside is not None:
-        found["weight_inside_clusters"] = float(inside.sum() / max(graph.sum(), 1e-12))
-    return found
+        measures["weight_inside_clusters"] = float(inside.sum() / max(graph.sum(), 1e-12))
+    return measures
 
 
 def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int64], out: Path) -> None:
@@ -237,10 +237,13 @@ def levels(table: pd.DataFrame, values: NDArray, cluster: NDArray, names: NDArra
 
 
 def report_to_person(cfg: Config, out: Path) -> None:
-    found = files.read_json(out / "metrics.json")
-    steady = f", stability {found['stability_ari']:.2f}" if "stability_ari" in found else ""
-    against = f", ARI with {cfg.target} {found['ari']:.3f}" if "ari" in found else ""
-    say(f"cluster: {found['items']} items, {found['clusters']} clusters ({found['method']}){steady}{against} -> {out}")
+    metrics = files.read_json(out / "metrics.json")
+    steady = f", stability {metrics['stability_ari']:.2f}" if "stability_ari" in metrics else ""
+    against = f", ARI with {cfg.target} {metrics['ari']:.3f}" if "ari" in metrics else ""
+    say(
+        f"cluster: {metrics['items']} items, {metrics['clusters']} clusters ({metrics['method']})"
+        f"{steady}{against} -> {out}"
+    )
     say("cluster: clusters are no finding by themselves; a classifier of them on the same values is circular")
 
 

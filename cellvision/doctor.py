@@ -83,7 +83,7 @@ def extras() -> Iterator[tuple[bool, str]]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+    return tuple(int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def torch_pair() -> tuple[bool, str]:
@@ -102,7 +102,11 @@ def torch_pair() -> tuple[bool, str]:
 
 
 def one_opencv() -> tuple[bool, str]:
-    names = {str(found.name) for found in importlib.metadata.distributions() if str(found.name).startswith("opencv-")}
+    names = {
+        str(distribution.name)
+        for distribution in importlib.metadata.distributions()
+        if str(distribution.name).startswith("opencv-")
+    }
     good = len(names) == 1
     advice = (
         ""

@@ -108,8 +108,8 @@ def run(cfg: Config, out: Path) -> Path:
     if cfg.to == "cellprofiler":
         cells, notes = write_tables(results, out)
     else:
-        found = list(results)
-        cells, notes = sum(count for count, _ in found), [note for _, note in found if note]
+        written = list(results)
+        cells, notes = sum(count for count, _ in written), [note for _, note in written if note]
     record = {"to": cfg.to, "content": content_of(where), "images": total, "cells": cells}
     files.write_json(out / RECORD, record)
     say(f"export: {cells} items of {total} images as {cfg.to} -> {out}")
@@ -128,19 +128,19 @@ def segment_run(path: Path) -> Path:
     if not (path / "run.json").is_file():
         raise ConfigError(f"{path} is no run directory (it has no run.json)")
     inside = [path, *(folder.parent for folder in sorted(path.glob("runs/*/run.json")))]
-    found = [folder for folder in inside if files.read_json(folder / "run.json")["stage"] == "segment"]
-    if not found:
+    segment_runs = [folder for folder in inside if files.read_json(folder / "run.json")["stage"] == "segment"]
+    if not segment_runs:
         raise ConfigError(f"{path} holds no segmented cells; give the segment run whose --out you chose")
-    content_of(found[0])
-    if not (found[0] / "masks").is_dir():
-        raise ConfigError(f"{found[0]} was made from ready crops and has no label maps to export")
-    return found[0]
+    content_of(segment_runs[0])
+    if not (segment_runs[0] / "masks").is_dir():
+        raise ConfigError(f"{segment_runs[0]} was made from ready crops and has no label maps to export")
+    return segment_runs[0]
 
 
 def claim(out: Path, cfg: Config, where: Path) -> None:
     """A new or empty folder, or one with the same export; anything else is refused."""
-    made = files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
-    same = made.get("to") == cfg.to and made.get("content") == content_of(where)
+    record = files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
+    same = record.get("to") == cfg.to and record.get("content") == content_of(where)
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not same:
         raise ConfigError(f"{out} is not empty and holds no {cfg.to} export of this run; give a new or empty --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -152,9 +152,9 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
     images = files.read_parquet(where / "images.parquet").sort_values("path")
     images = images[images["status"] == "ok"]
     cells = with_classes(cfg, where, files.read_parquet(where / "cells.parquet"))
-    made = read_yaml(where / "config.yaml")
-    read = build(ReadConfig, made.get("read") or {})
-    raw = cfg.raw or (Path(made["raw"]) if made.get("raw") else None)
+    options = read_yaml(where / "config.yaml")
+    read = build(ReadConfig, options.get("read") or {})
+    raw = cfg.raw or (Path(options["raw"]) if options.get("raw") else None)
     if cfg.raw is not None and not cfg.raw.is_dir():
         raise ConfigError(f"no folder of images at {cfg.raw}")
     channels = named_channels(cfg, files.read_json(where / "geometry.json")["channels"])
@@ -167,10 +167,10 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
     def jobs() -> Iterator[Job]:
         for number, image in enumerate(images.to_dict("records"), 1):
             key = image["image_id"]
-            own = by_image.get_group(key) if key in by_image.groups else cells.iloc[:0]
+            image_cells = by_image.get_group(key) if key in by_image.groups else cells.iloc[:0]
             source = raw / image["path"] if raw and cfg.to == "cellprofiler" else None
             mask = where / "masks" / f"{key}.tif"
-            yield Job(cfg, image, number, out / names[key], mask, source, read, channels, own)
+            yield Job(cfg, image, number, out / names[key], mask, source, read, channels, image_cells)
 
     return jobs(), len(images)
 
@@ -181,7 +181,9 @@ def targets(images: pd.DataFrame) -> list[str]:
     count = Counter(name.casefold() for name in short)
     chosen = [name if count[name.casefold()] == 1 else path for name, path in zip(short, images["path"], strict=True)]
     return [
-        name if max(len(part.encode()) for part in name.split("/")) <= LONGEST else f"{group or '.'}/{image_id}"
+        name
+        if max(len(component.encode()) for component in name.split("/")) <= LONGEST
+        else f"{group or '.'}/{image_id}"
         for name, group, image_id in zip(chosen, images["group"], images["image_id"], strict=True)
     ]
 
@@ -194,16 +196,16 @@ def with_classes(cfg: Config, where: Path, cells: pd.DataFrame) -> pd.DataFrame:
         path = path / "predictions.parquet" if path.is_dir() else path
         if not path.is_file():
             raise ConfigError(f"no predictions at {path}")
-        found = files.read_parquet(path)
-        if not {"item_id", "predicted"} <= set(found) or found["item_id"].duplicated().any():
+        predictions = files.read_parquet(path)
+        if not {"item_id", "predicted"} <= set(predictions) or predictions["item_id"].duplicated().any():
             raise ConfigError(f"{path} needs the columns item_id, each once, and predicted")
-        kept = ["item_id", "predicted", *(name for name in found if name.startswith(PROBABILITY))]
-        cells = cells.merge(found[kept].rename(columns={"predicted": "prediction"}), on="item_id", how="left")
-        known = int(cells["prediction"].notna().sum())
-        if not known:
+        kept = ["item_id", "predicted", *(name for name in predictions if name.startswith(PROBABILITY))]
+        cells = cells.merge(predictions[kept].rename(columns={"predicted": "prediction"}), on="item_id", how="left")
+        n_predicted = int(cells["prediction"].notna().sum())
+        if not n_predicted:
             raise ConfigError(f"{path} knows none of these cells; give predictions of this run")
-        if known < len(cells):
-            say(f"export: {len(cells) - known} of {len(cells)} cells have no prediction")
+        if n_predicted < len(cells):
+            say(f"export: {len(cells) - n_predicted} of {len(cells)} cells have no prediction")
     if cfg.classify_by is not None and cfg.classify_by not in cells:
         raise ConfigError(f"no column {cfg.classify_by!r}; columns: {', '.join(cells)}")
     best = cells[cfg.classify_by] if cfg.classify_by else cells["annotation"].astype(object)
@@ -233,18 +235,18 @@ def export_one(job: Job) -> tuple[Any, str]:
         return len(job.cells), ""
     numbers = [name for name in job.cells if name not in OUTSIDE and job.cells[name].dtype.kind in "biuf"]
     texts = [name for name in job.cells if name not in (*numbers, *OUTSIDE, "classification")]
-    found = geojson.features(labels, job.cells, job.cfg.object_type, numbers, texts)
+    features = geojson.features(labels, job.cells, job.cfg.object_type, numbers, texts)
     about = {name: job.image[name] for name in ("path", "group", "pixel_size_um", "sha256")}
     about |= dict(zip(("height", "width"), labels.shape, strict=True))
-    return geojson.write_geojson(target.with_name(f"{target.name}.geojson"), found, about), ""
+    return geojson.write_geojson(target.with_name(f"{target.name}.geojson"), features, about), ""
 
 
 def kept_labels(job: Job) -> NDArray[np.int32]:
     """The label map with the cells of the table alone."""
     labels = labelmaps.read(job.mask)
     kept = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
-    own = job.cells["mask_label"].to_numpy(np.int64)
-    kept[own] = own
+    cell_labels = job.cells["mask_label"].to_numpy(np.int64)
+    kept[cell_labels] = cell_labels
     return kept[labels]
 
 
@@ -265,13 +267,13 @@ def measured(job: Job, labels: NDArray[np.int32]) -> tuple[tuple[pd.DataFrame, p
         bright = cellprofiler.intensities(labels, pixels, job.channels)
     numbers = pd.DataFrame({"ImageNumber": job.number, "ObjectNumber": shapes.index}, shapes.index)
     described = cells[[name for name in cells if name not in MEASURED]].add_prefix("Metadata_")
-    told = {name: job.image[name] for name in ("image_id", "path", "group", "pixel_size_um")}
+    facts = {name: job.image[name] for name in ("image_id", "path", "group", "pixel_size_um")}
     folder, _, file = job.image["path"].rpartition("/")
     counts = {f"Count_{mode.capitalize()}s": int((cells["mode"] == mode).sum()) for mode in MODES}
     image = {
         "ImageNumber": job.number, **counts, "FileName_Image": file, "PathName_Image": folder,
         "Height_Image": labels.shape[0], "Width_Image": labels.shape[1],
-        **{f"Metadata_{name}": value for name, value in told.items()},
+        **{f"Metadata_{name}": value for name, value in facts.items()},
     }  # fmt: skip
     table = pd.concat([numbers, described, shapes, bright.sort_index(axis=1)], axis=1)
     return (pd.DataFrame([image]), table), note

@@ -61,13 +61,13 @@ def run(cfg: Config, out: Path) -> None:
             good = sum(row["status"] == "ok" for row in reader.files)
             skipped = sum(fault.status != "note" for fault in reader.faults)
             claimed.finish({"files": len(reader.files), "files_ok": good, "skipped": skipped, **shape})
-    found = files.read_json(out / "metrics.json")
-    cells, points, good, every = (found[name] for name in ("cells", "points", "files_ok", "files"))
+    metrics = files.read_json(out / "metrics.json")
+    cells, points, good, every = (metrics[name] for name in ("cells", "points", "files_ok", "files"))
     say(f"extract: {cells} cells of {points} points from {good} of {every} files -> {out / 'traces.arrow'}")
-    if found["skipped"]:
-        say(f"extract: {found['skipped']} files, samples or cells were left out; {out / 'faults.csv'} says why")
+    if metrics["skipped"]:
+        say(f"extract: {metrics['skipped']} files, samples or cells were left out; {out / 'faults.csv'} says why")
         if cfg.strict:
-            raise RejectedInput(f"{found['skipped']} inputs were left out; {out / 'faults.csv'} names them")
+            raise RejectedInput(f"{metrics['skipped']} inputs were left out; {out / 'faults.csv'} names them")
 
 
 def hash_or_reason(path: Path) -> str:
@@ -113,17 +113,17 @@ def write(blocks: Iterable[Block], path: Path) -> dict[str, int]:
 
 def batches(blocks: Iterable[Block]) -> Iterator[list[Block]]:
     """Blocks gathered until they hold BATCH bytes."""
-    held: list[Block] = []
+    gathered: list[Block] = []
     size = 0
     for block in blocks:
         if len(block.values):
-            held.append(block)
+            gathered.append(block)
             size += block.values.nbytes
         if size >= BATCH:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+            yield gathered
+            gathered, size = [], 0
+    if gathered:
+        yield gathered
 
 
 def kind_of(value: Any) -> str:
@@ -158,12 +158,12 @@ class Writer:
         import pyarrow as pa
 
         kind = self.schema.field(name).type
-        found = [block.columns.get(name) for block in group]
-        if not any(isinstance(value, np.ndarray) for value in found):
-            return pa.array(found, kind).take(pa.array(np.repeat(np.arange(len(group)), counts)))
+        values = [block.columns.get(name) for block in group]
+        if not any(isinstance(value, np.ndarray) for value in values):
+            return pa.array(values, kind).take(pa.array(np.repeat(np.arange(len(group)), counts)))
         parts = [
             pa.nulls(count, kind) if value is None else pa.array(list(value) if value.ndim > 1 else value).cast(kind)
-            for value, count in zip(found, counts, strict=True)
+            for value, count in zip(values, counts, strict=True)
         ]
         return pa.concat_arrays(parts)
 
@@ -174,20 +174,20 @@ class Writer:
         self.close()
         old = self.path.with_suffix(".old.tmp")
         self.path.replace(old)
-        made = Writer(self.path, max(points, self.points), self.fields | fields)
+        wide = Writer(self.path, max(points, self.points), self.fields | fields)
         for values, batch in tracestore.mapped(old):
-            longer = np.full((len(values), made.points), np.nan, np.float32)
+            longer = np.full((len(values), wide.points), np.nan, np.float32)
             longer[:, : self.points] = values[:, 0]
-            trace = pa.FixedSizeListArray.from_arrays(pa.array(longer.reshape(-1)), made.points)
+            trace = pa.FixedSizeListArray.from_arrays(pa.array(longer.reshape(-1)), wide.points)
             names = batch.schema.names
             kept = [
                 batch.column(names.index(field.name)) if field.name in names else pa.nulls(len(values), field.type)
-                for field in made.schema
+                for field in wide.schema
                 if field.name != tracestore.TRACE
             ]
-            made.writer.write_batch(pa.record_batch([*kept, trace], schema=made.schema))
+            wide.writer.write_batch(pa.record_batch([*kept, trace], schema=wide.schema))
         old.unlink()
-        return made
+        return wide
 
     def close(self) -> None:
         self.writer.close()
@@ -213,26 +213,26 @@ class Preview:
         self.rows: list[dict[str, Any]] = []
 
     def watch(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        held: list[Block] = []
+        gathered: list[Block] = []
         file = None
         for block in blocks:
             if block.columns["file"] != file:
-                self._close(held)
-                file, held = block.columns["file"], []
-            if len({one.columns["sample"] for one in held} | {block.columns["sample"]}) <= self.samples:
-                held.append(block)
+                self._close(gathered)
+                file, gathered = block.columns["file"], []
+            if len({earlier.columns["sample"] for earlier in gathered} | {block.columns["sample"]}) <= self.samples:
+                gathered.append(block)
             yield block
-        self._close(held)
+        self._close(gathered)
 
-    def _close(self, held: list[Block]) -> None:
-        held = [block for block in held if len(block.values)]
-        if not held:
+    def _close(self, gathered: list[Block]) -> None:
+        filled = [block for block in gathered if len(block.values)]
+        if not filled:
             return
-        shared = {"file": held[0].columns["file"], "samples": len({block.columns["sample"] for block in held})}
-        names = dict.fromkeys(name for block in held for name in block.columns if name not in (DROPPED, "file"))
+        shared = {"file": filled[0].columns["file"], "samples": len({block.columns["sample"] for block in filled})}
+        names = dict.fromkeys(name for block in filled for name in block.columns if name not in (DROPPED, "file"))
         for name in [*names, tracestore.TRACE]:
-            found = summary([column_of(block, name) for block in held])
-            self.rows.append({**shared, "cells": sum(len(block.values) for block in held), "column": name, **found})
+            facts = summary([column_of(block, name) for block in filled])
+            self.rows.append({**shared, "cells": sum(len(block.values) for block in filled), "column": name, **facts})
 
 
 def column_of(block: Block, name: str) -> np.ndarray:
@@ -245,15 +245,15 @@ def column_of(block: Block, name: str) -> np.ndarray:
 
 def summary(parts: list[np.ndarray]) -> dict[str, Any]:
     """Kind, share missing, number of different values, and range and mean of numbers."""
-    values = np.concatenate([np.ravel(part) for part in parts])
+    values = np.concatenate([np.ravel(block) for block in parts])
     first = values[0].item() if hasattr(values[0], "item") else values[0]
     if values.dtype.kind not in "iuf":
         return {"kind": "text", "missing": 0.0, "different": len(set(values.tolist())), "first": str(first)}
-    known = values[np.isfinite(values)]
-    found = {"kind": "number", "missing": float(1 - len(known) / len(values)), "different": len(np.unique(known))}
-    if len(known):
-        found |= {"least": float(known.min()), "mean": float(known.mean()), "most": float(known.max())}
-    return {**found, "first": str(first)}
+    finite = values[np.isfinite(values)]
+    facts = {"kind": "number", "missing": float(1 - len(finite) / len(values)), "different": len(np.unique(finite))}
+    if len(finite):
+        facts |= {"least": float(finite.min()), "mean": float(finite.mean()), "most": float(finite.max())}
+    return {**facts, "first": str(first)}
 
 
 if __name__ == "__main__":

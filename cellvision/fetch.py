@@ -109,9 +109,9 @@ def download(weights: Weights, path: Path, opener: Callable[..., Any]) -> None:
 
     CellvisionError without a network, UnsafeInput when the content is another.
     """
-    part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() and weights.size else 0
+    partial = path.with_name(f"{path.name}.part")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    have = partial.stat().st_size if partial.exists() and weights.size else 0
     if not weights.size or have < weights.size:
         request = urllib.request.Request(weights.url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
@@ -125,7 +125,7 @@ def download(weights: Weights, path: Path, opener: Callable[..., Any]) -> None:
                     weights = dataclasses.replace(weights, size=int(answer.headers.get("Content-Length") or 0))
                 left = (weights.size or 0) - (have if resumed else 0)
                 blocks = (left + BLOCK - 1) // BLOCK
-                with part.open("ab" if resumed else "wb") as handle:
+                with partial.open("ab" if resumed else "wb") as handle:
                     for _ in track(range(blocks), "fetch", blocks, "blocks of 4 MB"):
                         handle.write(answer.read(BLOCK))
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -133,8 +133,8 @@ def download(weights: Weights, path: Path, opener: Callable[..., Any]) -> None:
             raise CellvisionError(
                 f"{weights.url} could not be fetched ({reason}); repeat the command to go on, or copy it to {path}"
             ) from None
-    check(part, weights)
-    part.replace(path)
+    check(partial, weights)
+    partial.replace(path)
 
 
 def check(part: Path, weights: Weights) -> None:
@@ -142,13 +142,13 @@ def check(part: Path, weights: Weights) -> None:
     size = part.stat().st_size
     if size < (weights.size or 0):
         raise CellvisionError(f"{part} ended after {size} of {weights.size} bytes; run the command again to go on")
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with part.open("rb") as handle:
         while block := handle.read(BLOCK):
-            found.update(block)
-    if found.hexdigest() != weights.sha256:
+            digest.update(block)
+    if digest.hexdigest() != weights.sha256:
         part.unlink()
-        raise UnsafeInput(f"{weights.url} is not the file it should be (sha256 {found.hexdigest()}); it was not kept")
+        raise UnsafeInput(f"{weights.url} is not the file it should be (sha256 {digest.hexdigest()}); it was not kept")
 
 
 if __name__ == "__main__":

@@ -53,10 +53,10 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.plots.results import forest_plot
 
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-    made = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-    problem = Supervised(branch, made, targets.read(branch.items, cfg.target, cfg.ignore), "all", cfg.seed)
+    resolved = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
+    problem = Supervised(branch, resolved, targets.read(branch.items, cfg.target, cfg.ignore), "all", cfg.seed)
     with RunDir.claim(
-        out, "importance", cfg, {"items": branch.items.content, "splits": made.content}, REVISION
+        out, "importance", cfg, {"items": branch.items.content, "splits": resolved.content}, REVISION
     ) as claimed:
         if not claimed.done:
             each = (one_fold(cfg, problem, fold) for fold in problem.folds)
@@ -68,8 +68,10 @@ def run(cfg: Config, out: Path) -> None:
             bars = list(shown[["feature", "importance", "lowest", "highest"]].itertuples(index=False, name=None))
             label = f"loss of log-probability when shuffled, held-out units; range over {len(folds)} folds"
             forest_plot(bars, out / "importance.png", label, 0.0)
-            found = {"folds": len(folds), "balanced_accuracy": float(np.mean(scores)), "candidates": len(table)}
-            claimed.finish(found | agreement(list(folds), cfg.top) | {"stamps": splits.stamps(branch.items, made)})
+            metrics = {"folds": len(folds), "balanced_accuracy": float(np.mean(scores)), "candidates": len(table)}
+            claimed.finish(
+                metrics | agreement(list(folds), cfg.top) | {"stamps": splits.stamps(branch.items, resolved)}
+            )
     report_to_person(out)
 
 
@@ -111,8 +113,8 @@ def log_truth(probability: NDArray[np.float64], label: NDArray[np.int64]) -> NDA
 def leading(model: Any, count: int) -> NDArray[np.int64]:
     """Positions of the features that the fitted model itself ranks first, on its training rows."""
     last = model[-1]
-    own = last.feature_importances_ if hasattr(last, "feature_importances_") else np.abs(last.coef_).max(0)
-    return np.argsort(-own, kind="stable")[:count]
+    weight = last.feature_importances_ if hasattr(last, "feature_importances_") else np.abs(last.coef_).max(0)
+    return np.argsort(-weight, kind="stable")[:count]
 
 
 def pool(folds: list[pd.DataFrame]) -> pd.DataFrame:
@@ -141,25 +143,30 @@ def agreement(folds: list[pd.DataFrame], top: int) -> dict[str, float]:
     pairs = list(itertools.combinations([fold.set_index("feature")["importance"] for fold in folds], 2))
     ranks, overlaps = [], []
     for a, b in pairs:
-        both = a.index.union(b.index)
-        if len(both) > 2:
-            ranks.append(float(spearmanr(a.reindex(both, fill_value=0), b.reindex(both, fill_value=0)).statistic))
-        first = [set(one.nlargest(top).index) for one in (a, b)]
+        features = a.index.union(b.index)
+        if len(features) > 2:
+            ranks.append(
+                float(spearmanr(a.reindex(features, fill_value=0), b.reindex(features, fill_value=0)).statistic)
+            )
+        first = [set(importance.nlargest(top).index) for importance in (a, b)]
         overlaps.append(len(first[0] & first[1]) / max(1, len(first[0] | first[1])))
     if not pairs:
         return {}
-    known = [rank for rank in ranks if np.isfinite(rank)]
-    return {"rank_correlation": float(np.mean(known)) if known else 0.0, f"top{top}_jaccard": float(np.mean(overlaps))}
+    finite = [rank for rank in ranks if np.isfinite(rank)]
+    return {
+        "rank_correlation": float(np.mean(finite)) if finite else 0.0,
+        f"top{top}_jaccard": float(np.mean(overlaps)),
+    }
 
 
 def report_to_person(out: Path) -> None:
 
-    found = files.read_json(out / "metrics.json")
+    metrics = files.read_json(out / "metrics.json")
     first = ", ".join(files.read_csv(out / "importance.csv")["feature"].head(10).astype(str))
-    overlap = next((f"{value:.2f}" for key, value in found.items() if key.endswith("_jaccard")), "unknown")
-    say(f"importance: balanced accuracy {found['balanced_accuracy']:.3f}; folds agree by {overlap} (Jaccard)")
+    overlap = next((f"{value:.2f}" for key, value in metrics.items() if key.endswith("_jaccard")), "unknown")
+    say(f"importance: balanced accuracy {metrics['balanced_accuracy']:.3f}; folds agree by {overlap} (Jaccard)")
     say(f"importance: first: {first} -> {out}")
-    for stamp in found["stamps"]:
+    for stamp in metrics["stamps"]:
         say(f"importance: stamp: {stamp}")
 
 

@@ -67,7 +67,7 @@ def write(folder: Path, path: Path) -> None:
     import jinja2
 
     runs = list(runs_below(folder))
-    limits = list(dict.fromkeys(line for one in runs for line in cannot_claim(one)))
+    limits = list(dict.fromkeys(line for entry in runs for line in cannot_claim(entry)))
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -83,8 +83,8 @@ def runs_below(folder: Path) -> Iterator[Run]:
     children = sorted(folder.glob("runs/*/run.json")) + sorted(folder.glob("runs/ablate/runs/pretrain-*/run.json"))
     inside = [load(path.parent) for path in children]
     if files.read_json(folder / "run.json")["stage"] == "ablate":
-        inside = [one for one in inside if one["stage"] == "pretrain"]
-    yield from sorted(inside, key=lambda one: (place_of(one["stage"]), one["held_out"], one["folder"]))
+        inside = [child for child in inside if child["stage"] == "pretrain"]
+    yield from sorted(inside, key=lambda child: (place_of(child["stage"]), child["held_out"], child["folder"]))
 
 
 def place_of(stage: str) -> int:
@@ -96,7 +96,7 @@ def load(where: Path) -> Run:
     """Everything the page says about one run."""
     record = files.read_json(where / "run.json")
     metrics = files.read_json(where / "metrics.json") if (where / "metrics.json").exists() else {}
-    one = {
+    entry = {
         "record": record,
         "where": where,
         "folder": where.name,
@@ -109,7 +109,7 @@ def load(where: Path) -> Run:
     }
     done = record["status"] == "done"
     gathered = GATHERED[record["stage"]](where) if done and record["stage"] in GATHERED else {}
-    return one | gathered | {f"picture_{name}": picture for name, picture in one["pictures"].items()}
+    return entry | gathered | {f"picture_{name}": picture for name, picture in entry["pictures"].items()}
 
 
 def repeated_by(where: Path, stage: str) -> str:
@@ -140,24 +140,24 @@ def of_segment(where: Path) -> dict[str, Any]:
     cells, images = files.read_parquet(where / "cells.parquet"), files.read_parquet(where / "images.parquet")
     skipped = images[images["status"] == "skipped"]
     groups = []
-    for group, some in cells.groupby("group"):
-        per = some.groupby("source_id").size()
+    for group, group_cells in cells.groupby("group"):
+        per = group_cells.groupby("source_id").size()
         groups.append(
             {
                 "name": group,
                 "sources": len(per),
-                "items": len(some),
-                "words": modes.counted(some["mode"].value_counts()),
+                "items": len(group_cells),
+                "words": modes.counted(group_cells["mode"].value_counts()),
                 "per_source": f"{per.min()} to {per.max()}",
-                "area": f"{some['area_px'].median():.0f}",
-                "border": f"{some['touches_border'].mean():.0%}",
-                "shown": min(len(some), CROPS_SHOWN),
-                "sheet": of_pixels(sheet(where, some)),
+                "area": f"{group_cells['area_px'].median():.0f}",
+                "border": f"{group_cells['touches_border'].mean():.0%}",
+                "shown": min(len(group_cells), CROPS_SHOWN),
+                "sheet": of_pixels(sheet(where, group_cells)),
             }
         )
     skipped_rows = skipped[["path", "reason", "note"]].head(30).to_dict("records")
-    found = cells["mode"].value_counts()
-    words = {"words": modes.counted(found), "single": set(found.index) == {"cell"}}
+    counts = cells["mode"].value_counts()
+    words = {"words": modes.counted(counts), "single": set(counts.index) == {"cell"}}
     return {"groups": groups, "skipped": skipped_rows, **words, **of_truth(where)}
 
 
@@ -257,13 +257,13 @@ def of_train_segmenter(where: Path) -> dict[str, Any]:
         {"score": title, "before": metrics[f"{name}_before"], "after": metrics[f"{name}_after"]}
         for name, title in titles.items()
     ]
-    held = scores.loc[scores["held_out"]]
+    held_out = scores.loc[scores["held_out"]]
     columns = {"path": "held-out image", "unit": "unit", "n_true_after": "true cells"}
     columns |= {f"ap_50_{when}": f"AP at IoU 0.5 {when}" for when in ("before", "after")}
     return {
         "summary": first_rows(pd.DataFrame(rows)),
-        "rows": first_rows(held[list(columns)].rename(columns=columns)),
-        "units": held["unit"].nunique(),
+        "rows": first_rows(held_out[list(columns)].rename(columns=columns)),
+        "units": held_out["unit"].nunique(),
     }
 
 
@@ -325,18 +325,18 @@ GATHERED: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def score(found: dict[str, Any], name: str = "balanced_accuracy") -> str:
     """`0.812 (0.700 to 0.900), 24 units`."""
-    value, low, high, units = (found[f"{name}{part}"] for part in ("", "_low", "_high", "_units"))
+    value, low, high, units = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high", "_units"))
     return f"{value:.3f} ({low:.3f} to {high:.3f}), {units:.0f} units"
 
 
 def difference(found: dict[str, Any], name: str) -> str:
-    value, low, high = (found[f"{name}{part}"] for part in ("", "_low", "_high"))
+    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def share(found: dict[str, Any], name: str) -> str:
     """`0.812 (0.700 to 0.900)`, in a table broken before the interval alone."""
-    value, low, high = (found[f"{name}{part}"] for part in ("", "_low", "_high"))
+    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
     return f"{value:.3f} ({low:.3f}\xa0to\xa0{high:.3f})"
 
 

@@ -103,12 +103,12 @@ def fit_predict(
 
 def write_all(problem: Supervised, out: Path, threads: int | None) -> dict[str, Path]:
     """name -> file with the scored rows of each plain baseline of the branch; one that is there is kept."""
-    found = {}
+    written = {}
     for name, baseline in problem.branch.baselines().items():
-        found[name] = out / f"baseline-{name}.parquet"
-        if not found[name].exists():
-            files.write_parquet(found[name], scored_rows(problem, name, baseline, threads))
-    return found
+        written[name] = out / f"baseline-{name}.parquet"
+        if not written[name].exists():
+            files.write_parquet(written[name], scored_rows(problem, name, baseline, threads))
+    return written
 
 
 def shortcuts(branch: Branch) -> list[str]:
@@ -122,9 +122,9 @@ def scored_rows(problem: Supervised, name: str, baseline: Baseline, threads: int
 
     target = problem.target
     every = np.flatnonzero(target.label >= 0)
-    known = baseline.features(every)
-    features = np.zeros((len(target.label), known.shape[1]), np.float32)
-    features[every] = known
+    values = baseline.features(every)
+    features = np.zeros((len(target.label), values.shape[1]), np.float32)
+    features[every] = values
     parts = []
     for fold in problem.folds:
         train, test = problem.train_rows(fold), problem.test_rows(fold)
@@ -149,7 +149,7 @@ def inflation(problem: Supervised, rows: NDArray[np.int64], features: NDArray[np
     label = problem.target.label[rows]
     rng = generator(problem.seed, "item-random folds")
     random_folds = rng.permutation(np.arange(len(rows)) % max(len(problem.folds), 2))
-    found: dict[str, float] = {"probe_items": len(rows)}
+    scores: dict[str, float] = {"probe_items": len(rows)}
     for name, fold in (("probe_unit_out", problem.fold[rows]), ("probe_item_random", random_folds)):
         hit = np.zeros(len(rows), bool)
         for number in np.unique(fold):
@@ -158,5 +158,5 @@ def inflation(problem: Supervised, rows: NDArray[np.int64], features: NDArray[np
                 model = estimator("logistic", 0)
                 guess = fit_predict(model, features[train], label[train], features[test], len(problem.target.classes))
                 hit[test] = guess.argmax(1) == label[test]
-        found[name] = float(np.mean([hit[label == number].mean() for number in np.unique(label)]))
-    return found
+        scores[name] = float(np.mean([hit[label == number].mean() for number in np.unique(label)]))
+    return scores

@@ -84,11 +84,11 @@ def balanced_accuracy(unit: NDArray, truth: NDArray, correct: NDArray) -> Interv
     wide as the exact binomial one of that share of the units.
     """
     tally = Tally.of(unit, truth, correct)
-    found = _interval(tally.balanced, tally)
-    if not 0 < found.units <= FEW:
-        return found
-    exact = exact_binomial(round(found.value * found.units), found.units)
-    return Interval(found.value, min(found.low, exact.low), max(found.high, exact.high), found.units)
+    bootstrap = _interval(tally.balanced, tally)
+    if not 0 < bootstrap.units <= FEW:
+        return bootstrap
+    exact = exact_binomial(round(bootstrap.value * bootstrap.units), bootstrap.units)
+    return Interval(bootstrap.value, min(bootstrap.low, exact.low), max(bootstrap.high, exact.high), bootstrap.units)
 
 
 def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> Interval:
@@ -98,11 +98,13 @@ def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> 
     binomial bound of 0 in that many units.
     """
     first, second = Tally.of(unit, truth, a), Tally.of(unit, truth, b)
-    found = _interval(lambda weights: first.balanced(weights) - second.balanced(weights), first)
-    if found.units and found.low == found.high:
-        reach = exact_binomial(0, found.units).high
-        return Interval(found.value, max(-1.0, found.value - reach), min(1.0, found.value + reach), found.units)
-    return found
+    difference = _interval(lambda weights: first.balanced(weights) - second.balanced(weights), first)
+    if difference.units and difference.low == difference.high:
+        reach = exact_binomial(0, difference.units).high
+        return Interval(
+            difference.value, max(-1.0, difference.value - reach), min(1.0, difference.value + reach), difference.units
+        )
+    return difference
 
 
 def mean(unit: NDArray, value: NDArray) -> Interval:

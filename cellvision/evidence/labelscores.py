@@ -92,12 +92,12 @@ def assign(images: pd.DataFrame, maps: dict[str, list[Path]]) -> list[list[Path]
         bare.setdefault(_bare(name), []).extend(paths)
     stems = [path.rpartition("/")[2].rpartition(".")[0] for path in images["path"]]
     alone = {stem for stem, count in Counter(stems).items() if count == 1}
-    found = []
+    candidates = []
     for path, image_id, stem in zip(images["path"], images["image_id"], stems, strict=True):
         named = next((maps[name] for name in names_of(path, image_id) if name in maps), None)
-        found.append(named or (bare.get(stem, []) if stem in alone else []))
-    taken = Counter(path for paths in found for path in paths)
-    return [paths if len(paths) != 1 or taken[paths[0]] == 1 else [paths[0], paths[0]] for paths in found]
+        candidates.append(named or (bare.get(stem, []) if stem in alone else []))
+    taken = Counter(path for paths in candidates for path in paths)
+    return [paths if len(paths) != 1 or taken[paths[0]] == 1 else [paths[0], paths[0]] for paths in candidates]
 
 
 def _bare(name: str) -> str:
@@ -138,13 +138,13 @@ def score_run(out: Path, truth: Truth, workers: int | None = None) -> dict[str, 
     summary = pd.DataFrame(list(summaries(good, ("group", *modes, *truth.by))))
     counts = {name: int((table["status"] == name).sum()) for name in (SCORED, *STATUS)}
     single = int((good["note"] == BINARY).sum())
-    found = {**counts, "truth_unused": len(unused), "one_label_in_pieces": single, "by": list(truth.by)}
-    found |= {"unit": truth.unit or "image", **summary.iloc[0].drop(["by", "value"]).to_dict()}
+    scores = {**counts, "truth_unused": len(unused), "one_label_in_pieces": single, "by": list(truth.by)}
+    scores |= {"unit": truth.unit or "image", **summary.iloc[0].drop(["by", "value"]).to_dict()}
     files.write_parquet(out / "truth.parquet", table)
     files.write_csv(out / "truth.csv", summary)
-    files.write_json(out / "truth.json", found)
-    _tell(found, table)
-    return found
+    files.write_json(out / "truth.json", scores)
+    _tell(scores, table)
+    return scores
 
 
 def score_one(task: tuple[Path, str, list[Path]]) -> dict[str, Any]:
@@ -156,13 +156,13 @@ def score_one(task: tuple[Path, str, list[Path]]) -> dict[str, Any]:
         return {"status": "ambiguous", "note": ", ".join(path.name for path in paths)}
     if status != "ok":
         return {"status": "tiles" if status == "tile" else "not_segmented", "note": ""}
-    found = labelmaps.read(mask)
+    predicted = labelmaps.read(mask)
     try:
-        true = geojson.read_labels(paths[0], found.shape)
+        true = geojson.read_labels(paths[0], predicted.shape)
     except ImageError as error:
         return {"status": "unreadable", "note": str(error)}
     note = BINARY if _looks_binary(true.labels) else "; ".join(true.notes)
-    return {"status": SCORED, "note": note, **overlap.score(true.labels, found)}
+    return {"status": SCORED, "note": note, **overlap.score(true.labels, predicted)}
 
 
 def _looks_binary(labels: NDArray[np.int32]) -> bool:
@@ -178,14 +178,14 @@ def _described(table: pd.DataFrame, images: pd.DataFrame, truth: Truth) -> pd.Da
     if truth.table is None:
         return table.assign(unit=pictures)
     rows = _rows_of(images["path"], truth.table["image"])
-    known = [row is not None for row in rows]
+    described = [row is not None for row in rows]
     for column in dict.fromkeys([*truth.by, *([truth.unit] if truth.unit else [])]):
         values = truth.table[column].to_numpy(object)
         table[column] = [values[row] if row is not None else "" for row in rows]
     if truth.unit is None:
         return table.assign(unit=pictures)
     table["unit"] = table[truth.unit]
-    lost = table[(table["status"] == SCORED) & (~np.array(known) | (table["unit"] == ""))]
+    lost = table[(table["status"] == SCORED) & (~np.array(described) | (table["unit"] == ""))]
     if len(lost):
         raise ConfigError(
             f"{len(lost)} scored images have no {truth.unit!r} in the metadata, such as {lost['path'].iloc[0]!r};"
@@ -207,8 +207,8 @@ def summaries(table: pd.DataFrame, by: Iterable[str]) -> Iterator[dict[str, Any]
     """Scored images -> one row for all of them, then one for each value of each column."""
     yield {"by": "all", "value": "", **summary(table)}
     for column in dict.fromkeys(by):
-        for value, some in table.groupby(column, sort=True):
-            yield {"by": column, "value": str(value), **summary(some)}
+        for value, rows in table.groupby(column, sort=True):
+            yield {"by": column, "value": str(value), **summary(rows)}
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -219,8 +219,8 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
     unit = table["unit"].to_numpy(str)
     out: dict[str, Any] = {**counts, "count_error": whole["count_error"]}
     for name in MEASURES:
-        found = mean_over_units(table[name].to_numpy(float), unit)
-        out |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        mean = mean_over_units(table[name].to_numpy(float), unit)
+        out |= {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
     return out
 
 
@@ -254,11 +254,12 @@ def _listing(table: pd.DataFrame) -> str:
     return ", ".join(f"{counts[name]} {text}" for name, text in STATUS.items() if counts.get(name, 0))
 
 
-def _tell(found: dict[str, Any], table: pd.DataFrame) -> None:
+def _tell(scores: dict[str, Any], table: pd.DataFrame) -> None:
     say(
-        f"segment: against {found[SCORED]} label maps ({found['cells_true']} true cells, {found['cells_found']} found):"
-        f" AP {found['ap_50']:.3f} ({found['ap_50_low']:.3f} to {found['ap_50_high']:.3f}, {found['units']} units)"
-        f" at IoU 0.5, F1 {found['f1_50']:.3f}, count error {found['count_error']:.1%}"
+        f"segment: against {scores[SCORED]} label maps"
+        f" ({scores['cells_true']} true cells, {scores['cells_found']} found):"
+        f" AP {scores['ap_50']:.3f} ({scores['ap_50_low']:.3f} to {scores['ap_50_high']:.3f}, {scores['units']} units)"
+        f" at IoU 0.5, F1 {scores['f1_50']:.3f}, count error {scores['count_error']:.1%}"
     )
     missing = _listing(table)
     if missing:
@@ -266,7 +267,7 @@ def _tell(found: dict[str, Any], table: pd.DataFrame) -> None:
     bad = table[table["status"].isin(["unreadable", "ambiguous"])]
     for row in bad.head(3).itertuples():
         say(f"segment: not scored {row.path!r}: {row.note}")
-    if found["truth_unused"]:
-        say(f"segment: {found['truth_unused']} label maps belong to no image")
-    if found["one_label_in_pieces"]:
-        say(f"segment: {found['one_label_in_pieces']} label maps hold {BINARY}")
+    if scores["truth_unused"]:
+        say(f"segment: {scores['truth_unused']} label maps belong to no image")
+    if scores["one_label_in_pieces"]:
+        say(f"segment: {scores['one_label_in_pieces']} label maps hold {BINARY}")

@@ -23,8 +23,8 @@ def recalls(truth: NDArray, predicted: NDArray) -> dict[str, float]:
 
 def balanced_accuracy(truth: NDArray, predicted: NDArray) -> float:
     """(n,) labels, (n,) guesses -> mean recall over the classes that occur; NaN without items."""
-    found = recalls(truth, predicted)
-    return float(np.mean(list(found.values()))) if found else float("nan")
+    recall = recalls(truth, predicted)
+    return float(np.mean(list(recall.values()))) if recall else float("nan")
 
 
 def macro_f1(truth: NDArray, predicted: NDArray) -> float:

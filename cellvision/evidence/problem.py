@@ -65,9 +65,10 @@ class Supervised:
 
     def evaluated(self) -> set[str]:
         """Classes with at least two units in all, so that one can train while another tests."""
-        known = np.flatnonzero(self.target.label >= 0)
+        labelled = np.flatnonzero(self.target.label >= 0)
         pairs = {
-            (int(label), str(unit)) for label, unit in zip(self.target.label[known], self.unit[known], strict=True)
+            (int(label), str(unit))
+            for label, unit in zip(self.target.label[labelled], self.unit[labelled], strict=True)
         }
         count = np.bincount([label for label, _ in pairs], minlength=len(self.target.classes))
         return {name for name, units in zip(self.target.classes, count, strict=True) if units >= 2}

@@ -27,8 +27,8 @@ def predictions(
     """Identity columns, truth, predicted, and a probability per class."""
     guess = np.array(classes, dtype=object)[probability.argmax(1)] if len(probability) else np.array([], dtype=object)
     columns = {f"{PROBABILITY}{name}": probability[:, number].astype(np.float32) for number, name in enumerate(classes)}
-    known = {} if truth is None else {"truth": truth}
-    return table.reset_index(drop=True).assign(**known, predicted=guess, **columns)
+    truth_column = {} if truth is None else {"truth": truth}
+    return table.reset_index(drop=True).assign(**truth_column, predicted=guess, **columns)
 
 
 def of_sources(items: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
@@ -61,33 +61,33 @@ def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict
 
     hit = (scored["truth"] == scored["predicted"]).to_numpy()
     unit, truth = scored["unit"].to_numpy(str), scored["truth"].to_numpy(str)
-    found: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(set(truth))}
-    found |= intervals.balanced_accuracy(unit, truth, hit).flat("balanced_accuracy")
-    found["macro_f1"] = metrics.macro_f1(truth, scored["predicted"].to_numpy(str))
-    found["chance"] = 1 / max(1, len(set(truth)))
-    found |= {
+    scores: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(set(truth))}
+    scores |= intervals.balanced_accuracy(unit, truth, hit).flat("balanced_accuracy")
+    scores["macro_f1"] = metrics.macro_f1(truth, scored["predicted"].to_numpy(str))
+    scores["chance"] = 1 / max(1, len(set(truth)))
+    scores |= {
         f"recall_{name}": value for name, value in metrics.recalls(truth, scored["predicted"].to_numpy(str)).items()
     }
     if target.ordered:
-        found |= absolute_error(scored).flat("mean_absolute_error")
+        scores |= absolute_error(scored).flat("mean_absolute_error")
     by_unit = pd.Series(hit).groupby(unit).mean()
     if target.level == "source":
-        found |= intervals.exact_binomial(int((by_unit > 0.5).sum()), len(by_unit)).flat("accuracy")
+        scores |= intervals.exact_binomial(int((by_unit > 0.5).sum()), len(by_unit)).flat("accuracy")
         agree = (items["truth"] == items["predicted"]).to_numpy()
-        found |= intervals.balanced_accuracy(items["unit"].to_numpy(str), items["truth"].to_numpy(str), agree).flat(
+        scores |= intervals.balanced_accuracy(items["unit"].to_numpy(str), items["truth"].to_numpy(str), agree).flat(
             "agreement"
         )
-        found |= cells_against_annotations(target, items)
+        scores |= cells_against_annotations(target, items)
     else:
-        found["matched_only"] = metrics.balanced_accuracy(
+        scores["matched_only"] = metrics.balanced_accuracy(
             items["truth"].to_numpy(str), items["predicted"].to_numpy(str)
         )
-        found["missed"] = int((scored["predicted"] == "").sum())
+        scores["missed"] = int((scored["predicted"] == "").sum())
     probability = items[[f"{PROBABILITY}{name}" for name in target.classes]].to_numpy(float)
     right = (items["truth"] == items["predicted"]).to_numpy()
-    found["auc_items"] = metrics.auc(items["truth"].to_numpy(str), probability, list(target.classes))
-    found["calibration_error_items"] = metrics.calibration_error(right, probability.max(1))
-    return found
+    scores["auc_items"] = metrics.auc(items["truth"].to_numpy(str), probability, list(target.classes))
+    scores["calibration_error_items"] = metrics.calibration_error(right, probability.max(1))
+    return scores
 
 
 def absolute_error(scored: pd.DataFrame) -> intervals.Interval:
@@ -101,12 +101,12 @@ def cells_against_annotations(target: Target, items: pd.DataFrame) -> dict[str, 
     """Where cells carry a true label: how often the source's label is true of its cells, and how often the model is."""
     if "annotation" not in items or not items["annotation"].isin(target.classes).any():
         return {}
-    known = items[items["annotation"].notna()]
-    inside = known[known["annotation"].isin(target.classes)]
+    annotated = items[items["annotation"].notna()]
+    inside = annotated[annotated["annotation"].isin(target.classes)]
     hit = (inside["annotation"] == inside["predicted"]).to_numpy()
     scored = intervals.balanced_accuracy(inside["unit"].to_numpy(str), inside["annotation"].to_numpy(str), hit)
-    purity = float((known["annotation"] == known["truth"]).mean())
-    return {"cells_annotated": len(known), "purity": purity, **scored.flat("cell_accuracy")}
+    purity = float((annotated["annotation"] == annotated["truth"]).mean())
+    return {"cells_annotated": len(annotated), "purity": purity, **scored.flat("cell_accuracy")}
 
 
 def against(name: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float | int]:
@@ -117,6 +117,6 @@ def against(name: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> dict[str
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:
     """Balanced accuracy of a minus b on the rows both have, paired over units."""
-    both = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
-    hits = [(both["truth"] == both[f"predicted_{side}"]).to_numpy() for side in "ab"]
-    return intervals.paired_difference(both["unit"].to_numpy(str), both["truth"].to_numpy(str), *hits)
+    paired = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
+    hits = [(paired["truth"] == paired[f"predicted_{side}"]).to_numpy() for side in "ab"]
+    return intervals.paired_difference(paired["unit"].to_numpy(str), paired["truth"].to_numpy(str), *hits)

@@ -53,13 +53,13 @@ class Splits:
         return self._column(items, "unit").astype(str)
 
     def _column(self, items: Items, name: str) -> NDArray:
-        known = self.table.set_index("source_id")[name]
-        missing = set(items.table["source_id"]) - set(known.index)
+        by_source = self.table.set_index("source_id")[name]
+        missing = set(items.table["source_id"]) - set(by_source.index)
         if missing:
             raise ConfigError(
                 f"{len(missing)} sources have no fold, such as {min(missing)!r}; make the splits from these items"
             )
-        return known.loc[items.table["source_id"]].to_numpy()
+        return by_source.loc[items.table["source_id"]].to_numpy()
 
     def write(self, path: Path) -> None:
         files.write_csv(path, self.table)
@@ -97,9 +97,9 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     table = items.table
     if units:
         given = tables.read_text(units, ("source_id", "unit"))
-        found = table["source_id"].map(given.drop_duplicates("source_id").set_index("source_id")["unit"])
+        item_unit = table["source_id"].map(given.drop_duplicates("source_id").set_index("source_id")["unit"])
     elif unit == "row":
-        found = table["source_id"]
+        item_unit = table["source_id"]
     elif table["unit"].isna().all() and not unit:
         raise ConfigError(
             "rows of a table are not independent by themselves; name the column that is with --unit, or say --unit row"
@@ -108,14 +108,14 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
         column, tilde, pattern = unit.partition("~")
         if column not in table:
             raise ConfigError(f"no column {column!r} to take units from; columns: {', '.join(table.columns)}")
-        found = table[column].astype(str).where(table[column].notna())
-        found = found.str.extract(_pattern(pattern), expand=True)[0] if tilde else found
+        item_unit = table[column].astype(str).where(table[column].notna())
+        item_unit = item_unit.str.extract(_pattern(pattern), expand=True)[0] if tilde else item_unit
     else:
-        found = table["unit"]
-    if found.isna().any():
-        first = table.loc[found.isna(), "source_id"].iloc[0]
-        raise ConfigError(f"{int(found.isna().sum())} items get no unit, such as those of source {first!r}")
-    return _join_duplicates(table, found.astype(str))
+        item_unit = table["unit"]
+    if item_unit.isna().any():
+        first = table.loc[item_unit.isna(), "source_id"].iloc[0]
+        raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}")
+    return _join_duplicates(table, item_unit.astype(str))
 
 
 def _pattern(text: str) -> re.Pattern[str]:

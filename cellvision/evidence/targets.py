@@ -63,15 +63,15 @@ def read(items: Items, name: str, ignore: tuple[str, ...] = (), only: str | None
         raise ConfigError(f"no target {name!r}; the items have the columns {', '.join(items.table.columns)}")
     label = items.table[name]
     text = label.astype(str)  # before any is left out: a hole would turn whole numbers into floats
-    known = (label.notna() & ~text.isin(ignore)).to_numpy()
+    labelled = (label.notna() & ~text.isin(ignore)).to_numpy()
     if only is not None:
-        known = known & subset(items, only)
-    classes = tuple(in_order(text[known].unique()))
+        labelled = labelled & subset(items, only)
+    classes = tuple(in_order(text[labelled].unique()))
     if len(classes) < 2:
-        found = f"one class, {classes[0]!r}" if classes else "no labels"
-        raise ConfigError(f"target {name!r} has {found}; at least two classes are needed")
+        present = f"one class, {classes[0]!r}" if classes else "no labels"
+        raise ConfigError(f"target {name!r} has {present}; at least two classes are needed")
     number = {text: index for index, text in enumerate(classes)}
-    codes = np.where(known, text.map(number).fillna(-1), -1).astype(np.int64)
+    codes = np.where(labelled, text.map(number).fillna(-1), -1).astype(np.int64)
     return Target(name, "source" if name == "group" else "item", classes, codes)
 
 
@@ -82,8 +82,8 @@ def subset(items: Items, only: str) -> NDArray[np.bool_]:
         raise ConfigError(f"only wants COLUMN=VALUE, got {only!r}; columns: {', '.join(map(str, items.table.columns))}")
     text = items.table[column].astype(str)
     wanted = numbers([value])
-    known = numbers(text) if wanted else None
-    here = np.asarray(known) == wanted[0] if wanted and known else (text == value).to_numpy()
+    as_numbers = numbers(text) if wanted else None
+    here = np.asarray(as_numbers) == wanted[0] if wanted and as_numbers else (text == value).to_numpy()
     if not here.any():
         raise ConfigError(f"no item has {only}; values: {', '.join(in_order(text.unique())[:8])}")
     return here

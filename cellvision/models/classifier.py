@@ -72,6 +72,6 @@ def save(folder: Path, model: Classifier, trained: Trained, facts: dict[str, Any
 def load_head(folder: Path, strategy: Strategy, num_features: int, classes: int) -> Head:
     head = Head(strategy.head(num_features, classes), num_features)
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
-    own = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
-    tensorfiles.load_into(head, own, str(folder))
+    head_tensors = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
+    tensorfiles.load_into(head, head_tensors, str(folder))
     return head

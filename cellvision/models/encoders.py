@@ -130,8 +130,8 @@ def load(folder: Path, branch: Branch) -> Trained:
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
     module = branch.network(facts["network"], state)
-    own = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
-    tensorfiles.load_into(module, own, str(folder))
+    weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    tensorfiles.load_into(module, weights, str(folder))
     return Trained(module, facts["network"], state, facts["origin"], frozenset(facts["seen"]), facts)
 
 

@@ -88,11 +88,11 @@ def fit_linear(recipe: Recipe, trained: Trained) -> Classifier:
     features = frozen_features(recipe.branch, trained, recipe.rows, recipe.cache)
     head.standardise(features)
     labelled, strategy = recipe.labelled, recipe.strategy
-    parts: dict[str, NDArray] = {"features": features, "bag": labelled.bag, "label": labelled.label}
+    arrays: dict[str, NDArray] = {"features": features, "bag": labelled.bag, "label": labelled.label}
 
     def make(step: int) -> loop.Batch:
         chosen = strategy.draw(generator(recipe.seed, "batch", step), labelled, recipe.loop.batch)
-        return {name: torch.from_numpy(part[chosen]) for name, part in parts.items()}
+        return {name: torch.from_numpy(array[chosen]) for name, array in arrays.items()}
 
     def loss(module: Any, batch: loop.Batch) -> Tensor:
         return strategy.loss(module.inner, module(batch["features"]), batch["bag"], batch["label"])
@@ -122,8 +122,8 @@ class AugmentedBatches:
         recipe, labelled = self.recipe, self.recipe.labelled
         chosen = recipe.strategy.draw(generator(recipe.seed, "batch", step), labelled, recipe.loop.batch)
         items = recipe.branch.batch(recipe.rows[chosen], self.state, Augment("weak", (recipe.seed, step)))
-        parts = {"items": items, "bag": labelled.bag[chosen], "label": labelled.label[chosen]}
-        return {name: torch.from_numpy(part) for name, part in parts.items()}
+        arrays = {"items": items, "bag": labelled.bag[chosen], "label": labelled.label[chosen]}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def fit_deep(recipe: Recipe, trained: Trained, *, last_block: bool) -> Classifier:

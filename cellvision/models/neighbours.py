@@ -71,10 +71,10 @@ def communities(graph: csr_matrix, how: Communities, resolution: float, seed: in
         raise ConfigError('Leiden needs igraph: pip install "cellvision[leiden]", or use method louvain')
     upper = triu(graph, 1).tocoo()
     if how != "louvain" and installed("igraph"):
-        found, name = _leiden(upper, graph.shape[0], resolution, seed), "leiden"
+        membership, name = _leiden(upper, graph.shape[0], resolution, seed), "leiden"
     else:
-        found, name = _louvain(upper, graph.shape[0], resolution, seed), "louvain"
-    _, dense, sizes = np.unique(found, return_inverse=True, return_counts=True)
+        membership, name = _louvain(upper, graph.shape[0], resolution, seed), "louvain"
+    _, dense, sizes = np.unique(membership, return_inverse=True, return_counts=True)
     return np.argsort(np.argsort(-sizes, kind="stable"))[dense], name
 
 
@@ -85,20 +85,22 @@ def _leiden(upper: Any, nodes: int, resolution: float, seed: int) -> NDArray[np.
     import igraph
 
     igraph.set_random_number_generator(random.Random(seed))
-    made = igraph.Graph(nodes, list(zip(upper.row.tolist(), upper.col.tolist(), strict=True)))
-    found = made.community_leiden("modularity", weights=upper.data.tolist(), resolution=resolution, n_iterations=-1)
-    return np.array(found.membership)
+    graph = igraph.Graph(nodes, list(zip(upper.row.tolist(), upper.col.tolist(), strict=True)))
+    partition = graph.community_leiden(
+        "modularity", weights=upper.data.tolist(), resolution=resolution, n_iterations=-1
+    )
+    return np.array(partition.membership)
 
 
 def _louvain(upper: Any, nodes: int, resolution: float, seed: int) -> NDArray[np.int64]:
     """Blondel et al. 2008."""
     import networkx
 
-    made = networkx.Graph()
-    made.add_nodes_from(range(nodes))
-    made.add_weighted_edges_from(zip(upper.row.tolist(), upper.col.tolist(), upper.data.tolist(), strict=True))
+    graph = networkx.Graph()
+    graph.add_nodes_from(range(nodes))
+    graph.add_weighted_edges_from(zip(upper.row.tolist(), upper.col.tolist(), upper.data.tolist(), strict=True))
     out = np.zeros(nodes, np.int64)
-    for number, members in enumerate(networkx.community.louvain_communities(made, resolution=resolution, seed=seed)):
+    for number, members in enumerate(networkx.community.louvain_communities(graph, resolution=resolution, seed=seed)):
         out[list(members)] = number
     return out
 
@@ -140,7 +142,7 @@ def markers(values: NDArray[np.float32], cluster: NDArray[np.int64], names: NDAr
         if min(len(inside), len(outside)) < 2:
             continue
         stats: list[Any] = [
-            part for some in (inside, outside) for part in (some.mean(0), some.std(0, ddof=1), len(some))
+            statistic for cells in (inside, outside) for statistic in (cells.mean(0), cells.std(0, ddof=1), len(cells))
         ]
         score, p = ttest_ind_from_stats(*stats, equal_var=False)
         score, p = np.nan_to_num(score), np.nan_to_num(p, nan=1.0)

@@ -34,16 +34,16 @@ class Probe:
 
         training = encoder.training
         features = encoders.embed(encoder, self.branch, self.state, self.train)
-        found = {"rank": metrics.effective_rank(features), "std": float(features.std(0).mean())}
+        measures = {"rank": metrics.effective_rank(features), "std": float(features.std(0).mean())}
         if len(self.test) and len(np.unique(self.group)) > 1:
             others = encoders.embed(encoder, self.branch, self.state, self.test)
             guess = metrics.knn_predict(features, self.group[self.train], others)
-            found["knn"] = metrics.balanced_accuracy(self.group[self.test], guess)
+            measures["knn"] = metrics.balanced_accuracy(self.group[self.test], guess)
         half = np.arange(len(self.train)) % 2 == 0
         source = self.source[self.train]
         if len(np.unique(source[half])) > 1 and half.sum() < len(half):
             guess = metrics.knn_predict(features[half], source[half], features[~half])
-            found["identity"] = float(np.mean(guess == source[~half]))
-            found["identity_chance"] = float(np.unique(source, return_counts=True)[1].max() / len(source))
+            measures["identity"] = float(np.mean(guess == source[~half]))
+            measures["identity_chance"] = float(np.unique(source, return_counts=True)[1].max() / len(source))
         encoder.train(training)
-        return found
+        return measures

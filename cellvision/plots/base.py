@@ -21,9 +21,9 @@ def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
-    FigureCanvasAgg(made)
-    return made, made.subplots(**settings)
+    drawing = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(drawing)
+    return drawing, drawing.subplots(**settings)
 
 
 def save(made: Figure, target: Path | BinaryIO) -> None:
@@ -55,12 +55,12 @@ def picture(pixels: NDArray[np.uint8]) -> Figure:
     from matplotlib.figure import Figure
 
     height, width = pixels.shape[:2]
-    made = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    FigureCanvasAgg(made)
-    axis = made.add_axes((0, 0, 1, 1))
+    drawing = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(drawing)
+    axis = drawing.add_axes((0, 0, 1, 1))
     axis.imshow(pixels)
     axis.axis("off")
-    return made
+    return drawing
 
 
 def plain(text: Any) -> str:

@@ -39,14 +39,14 @@ def preview(
     columns = min(4, len(tiles))
     rows = -(-len(tiles) // columns)
     tallest = max(tile.shape[0] for tile in tiles) / TILE
-    made, axes = figure(3 * columns, (3 * tallest + 0.3) * rows, nrows=rows, ncols=columns, squeeze=False)
+    drawing, axes = figure(3 * columns, (3 * tallest + 0.3) * rows, nrows=rows, ncols=columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, tile, row in zip(axes.flat, tiles, shown.itertuples(), strict=False):
         axis.imshow(tile)
-        found = {mode: getattr(row, f"n_{mode}s") for mode in modes.MODES}
-        axis.set_title(f"{plain(row.group)}: {modes.counted(found)}", fontsize=9)
-    save(made, path)
+        counts = {mode: getattr(row, f"n_{mode}s") for mode in modes.MODES}
+        axis.set_title(f"{plain(row.group)}: {modes.counted(counts)}", fontsize=9)
+    save(drawing, path)
 
 
 def crop_sheet(crops: NDArray[np.uint8], columns: int, side: int = 72) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ def curves(table: pd.DataFrame) -> Figure:
         "loss": "loss", "knn": "kNN, held-out units\n(balanced accuracy)",
         "rank": "effective rank", "identity": "kNN of the source\n(identity, lower is better)",
     }  # fmt: skip
-    made, axes = figure(3 * len(panels), 2.7, ncols=len(panels), squeeze=False)
+    drawing, axes = figure(3 * len(panels), 2.7, ncols=len(panels), squeeze=False)
     for axis, name in zip(axes.flat, panels, strict=True):
         seen = table.dropna(subset=[name])
         axis.plot(seen["step"], seen[name], color="0.1", lw=1, marker="" if name == "loss" else "o", ms=3)
@@ -34,7 +34,7 @@ def curves(table: pd.DataFrame) -> Figure:
             axis.legend(frameon=False, fontsize=8)
         axis.set(title=titles[name], xlabel="step")
         axis.title.set_fontsize(9)
-    return made
+    return drawing
 
 
 def traces(values: NDArray[np.float32], names: list[str], path: Path) -> None:
@@ -58,7 +58,7 @@ def confusion_matrix(scored: pd.DataFrame, level: str) -> Figure:
     counts = metrics.confusion(scored["truth"].to_numpy(), scored["predicted"].to_numpy(), columns)[: len(classes)]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = 1.6 + 0.42 * len(columns)
-    made, axis = figure(size + 1, 1.4 + 0.36 * len(classes))
+    drawing, axis = figure(size + 1, 1.4 + 0.36 * len(classes))
     axis.imshow(share, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         axis.text(
@@ -76,14 +76,14 @@ def confusion_matrix(scored: pd.DataFrame, level: str) -> Figure:
     axis.set_yticks(range(len(classes)), [f"{plain(name)} ({units[name]} units)" for name in classes], fontsize=8)
     axis.set_xlabel(f"predicted (number of {level}s)", fontsize=9)
     axis.set_ylabel("label", fontsize=9)
-    return made
+    return drawing
 
 
 def forest_plot(
     rows: list[tuple[str, float, float, float]], path: Path, xlabel: str, line: float | None = None
 ) -> None:
     """One row an arm: name, value, low, high; with a line for chance or for no difference."""
-    made, axis = figure(7, 0.9 + 0.32 * len(rows))
+    drawing, axis = figure(7, 0.9 + 0.32 * len(rows))
     y = np.arange(len(rows))[::-1]
     value, low, high = np.array([row[1:] for row in rows], float).T
     reach = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
@@ -94,12 +94,12 @@ def forest_plot(
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_xlabel(xlabel, fontsize=9)
     axis.grid(axis="x", color="0.9")
-    save(made, path)
+    save(drawing, path)
 
 
 def by_value(table: pd.DataFrame, column: str, order: list[str], path: Path) -> None:
     """Balanced accuracy of every arm against the values of a column, with intervals over units; baselines in grey."""
-    made, axis = figure(8.5, 4)
+    drawing, axis = figure(8.5, 4)
     markers, lines = ("o", "s", "^", "D", "v", "X", "P"), ("--", ":", "-.")
     colours = [f"C{number}" for number in range(10) if number != 7]  # C7 is grey
     place = {value: number for number, value in enumerate(order)}
@@ -120,4 +120,4 @@ def by_value(table: pd.DataFrame, column: str, order: list[str], path: Path) -> 
     )
     axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     axis.grid(axis="y", color="0.9")
-    save(made, path)
+    save(drawing, path)
