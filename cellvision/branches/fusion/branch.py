@@ -74,15 +74,18 @@ class FusionBranch(Branch):
             raise ConfigError(f"{path} has no part {unknown[0]!r}; parts: {', '.join(named)}")
         plain = (*reserved, *(name.partition(".")[2] for name in reserved if name.partition(".")[0] in named))
         opened: dict[str, Branch] = {
-            name: BRANCHES.build(part.branch, path=path.parent / part.items, reserved=(*plain, part.key))
-            for name, part in named.items()
+            name: BRANCHES.build(modality.branch, path=path.parent / modality.items, reserved=(*plain, modality.key))
+            for name, modality in named.items()
         }
-        table, rows = join({name: (opened[name].items.table, part.key) for name, part in named.items()})
+        table, rows = join({name: (opened[name].items.table, modality.key) for name, modality in named.items()})
         self.parts = {name: Joined(opened[name], rows[name]) for name in named}
         first = next(iter(opened.values())).items
         stamps = tuple(dict.fromkeys(stamp for branch in opened.values() for stamp in branch.items.stamps))
-        made = {name: [part.key, options_of(opened[name]), opened[name].items.content] for name, part in named.items()}
-        content = fingerprint(made)
+        inputs = {
+            name: [modality.key, options_of(opened[name]), opened[name].items.content]
+            for name, modality in named.items()
+        }
+        content = fingerprint(inputs)
         self.items = Items(
             table, content, first.missed, stamps, {name: len(b.items.table) for name, b in opened.items()}
         )
@@ -90,7 +93,7 @@ class FusionBranch(Branch):
     @property
     def used(self) -> dict[str, Joined]:
         """The parts the model sees."""
-        return {name: part for name, part in self.parts.items() if not self.cfg.use or name in self.cfg.use}
+        return {name: joined for name, joined in self.parts.items() if not self.cfg.use or name in self.cfg.use}
 
     @classmethod
     def sample(cls, folder: Path, other_half: bool = False) -> Sample:
@@ -99,7 +102,9 @@ class FusionBranch(Branch):
         return write(folder, other_half)
 
     def schema(self) -> dict[str, Any]:
-        return {"parts": {name: [options_of(one.branch), one.branch.schema()] for name, one in self.used.items()}}
+        return {
+            "parts": {name: [options_of(joined.branch), joined.branch.schema()] for name, joined in self.used.items()}
+        }
 
     def align(self, schema: dict[str, Any]) -> list[str]:
         """Each part against its own schema."""
@@ -109,39 +114,41 @@ class FusionBranch(Branch):
                 f"the model was trained on the parts {', '.join(wanted)}, these are {', '.join(self.used)}"
             )
         notes = []
-        for name, part in self.used.items():
+        for name, joined in self.used.items():
             options, inner = wanted[name]
-            if options_of(part.branch) != options:
+            if options_of(joined.branch) != options:
                 raise ConfigError(f"part {name!r} was trained with the options {options}; give the same ones")
-            notes += [f"{name}: {note}" for note in part.branch.align(inner)]
-        lost = {name: int((part.row < 0).sum()) for name, part in self.used.items()}
+            notes += [f"{name}: {note}" for note in joined.branch.align(inner)]
+        lost = {name: int((joined.row < 0).sum()) for name, joined in self.used.items()}
         return notes + [f"{count} items have no {name}" for name, count in lost.items() if count]
 
     def fit(self, rows: NDArray[np.int64]) -> State:
         """What each part fits on the training rows it has, and the form of its batches."""
         state: State = {}
-        for name, part in self.used.items():
-            own = part.row[rows]
-            own = own[own >= 0]
-            if not len(own):
+        for name, joined in self.used.items():
+            part_rows = joined.row[rows]
+            part_rows = part_rows[part_rows >= 0]
+            if not len(part_rows):
                 raise ConfigError(f"no training item has a {name}; leave it out with branch.use")
-            fitted = part.branch.fit(own)
-            one = part.branch.batch(own[:1], fitted)
+            fitted = joined.branch.fit(part_rows)
+            first_batch = joined.branch.batch(part_rows[:1], fitted)
             state |= {f"{name}.{key}": value for key, value in fitted.items()}
-            state[f"{name}:form"] = np.array([DTYPES.index(one.dtype.name), *one.shape[1:]], np.int64)
+            state[f"{name}:form"] = np.array([DTYPES.index(first_batch.dtype.name), *first_batch.shape[1:]], np.int64)
         return state
 
     def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray[np.uint8]:
         """(n, bytes): a flag for each part there is, then the bytes of each part's own batch, 0 where it is not."""
-        there = np.stack([part.row[rows] >= 0 for part in self.used.values()], axis=1)
+        there = np.stack([joined.row[rows] >= 0 for joined in self.used.values()], axis=1)
         if augment is not None and augment.strength != "pose":
             there &= ~lost_parts(there, self.cfg.drop, augment)
         columns = [there.astype(np.uint8)]
-        for at, (name, part) in enumerate(self.used.items()):
+        for at, (name, joined) in enumerate(self.used.items()):
             dtype, shape = form_of(name, state)
             values = np.zeros((len(rows), *shape), dtype)
             if there[:, at].any():
-                values[there[:, at]] = part.branch.batch(part.row[rows][there[:, at]], own_state(name, state), augment)
+                values[there[:, at]] = joined.branch.batch(
+                    joined.row[rows][there[:, at]], own_state(name, state), augment
+                )
             columns.append(values.reshape(len(rows), -1).view(np.uint8))
         return np.concatenate(columns, axis=1)
 
@@ -152,22 +159,23 @@ class FusionBranch(Branch):
         """`late`, each part's default encoder, or `late:image=resnet10t+table=mlp-64` with those named."""
         from cellvision.branches.fusion.network import LateFusion
 
-        chosen = encoders_of(name, {key: part.branch for key, part in self.used.items()})
-        networks = {key: part.branch.network(chosen[key], own_state(key, state)) for key, part in self.used.items()}
+        chosen = encoders_of(name, {key: joined.branch for key, joined in self.used.items()})
+        networks = {key: joined.branch.network(chosen[key], own_state(key, state)) for key, joined in self.used.items()}
         return LateFusion(networks, {key: form_of(key, state) for key in self.used})
 
     def baselines(self) -> dict[str, Baseline]:
         """Each part's own, missing values where it is not there, and one forest on everything but the shortcuts."""
-        found: dict[str, Baseline] = {}
+        baselines: dict[str, Baseline] = {}
         every = []
-        for name, part in self.used.items():
-            own = {key: plain_of(plain, part.row) for key, plain in part.branch.baselines().items()}
-            found |= {f"{name}-{key}": plain for key, plain in own.items()}
-            honest = sorted((p for p in own.values() if not p.shortcut), key=lambda plain: plain.estimator != "forest")
+        for name, joined in self.used.items():
+            part_baselines = {key: plain_of(plain, joined.row) for key, plain in joined.branch.baselines().items()}
+            baselines |= {f"{name}-{key}": plain for key, plain in part_baselines.items()}
+            honest = [plain for plain in part_baselines.values() if not plain.shortcut]
+            honest.sort(key=lambda plain: plain.estimator != "forest")
             every += [plain.features for plain in honest[:1]]
         if len(every) > 1:
-            found["joined"] = Baseline("forest", lambda rows: np.concatenate([of(rows) for of in every], axis=1))
-        return found
+            baselines["joined"] = Baseline("forest", lambda rows: np.concatenate([of(rows) for of in every], axis=1))
+        return baselines
 
 
 def read_parts(path: Path) -> dict[str, Part]:
@@ -193,20 +201,22 @@ def join(parts: dict[str, tuple[pd.DataFrame, str]]) -> tuple[pd.DataFrame, dict
     import pandas as pd
 
     ids = {name: keys_of(name, table, key) for name, (table, key) in parts.items()}
-    every = pd.Index(sorted({one for own in ids.values() for one in own}))
-    row = {name: pd.Index(own).get_indexer(every).astype(np.int64) for name, own in ids.items()}
+    every = pd.Index(sorted({item_id for part_ids in ids.values() for item_id in part_ids}))
+    row = {name: pd.Index(part_ids).get_indexer(every).astype(np.int64) for name, part_ids in ids.items()}
     out = pd.DataFrame({"item_id": every})
     for name, (table, _) in parts.items():
-        own = table.iloc[np.maximum(row[name], 0)].reset_index(drop=True)
-        alone = own["source_id"] == own["item_id"]  # a table's rows: their numbers mean nothing in other parts
-        source = own["source_id"] if name == next(iter(parts)) else f"{name}:" + own["source_id"].astype(str)
-        own["source_id"] = source.where(~alone, out["item_id"])
+        aligned = table.iloc[np.maximum(row[name], 0)].reset_index(drop=True)
+        source = aligned["source_id"]
+        alone = source == aligned["item_id"]  # a table's rows: their numbers mean nothing in other parts
+        if name != next(iter(parts)):
+            source = f"{name}:" + source.astype(str)
+        aligned["source_id"] = source.where(~alone, out["item_id"])
         lacking = pd.Series(row[name] < 0)
-        for column in own.columns.drop("item_id"):
-            values = own[column].astype(object).where(~lacking, None)
+        for column in aligned.columns.drop("item_id"):
+            values = aligned[column].astype(object).where(~lacking, None)
             first = out.get(column, values)
-            both = first.notna() & values.notna()
-            same = bool((first[both] == values[both]).all())
+            comparable = first.notna() & values.notna()
+            same = bool((first[comparable] == values[comparable]).all())
             if same or column in COLUMNS:
                 out[column] = first.where(first.notna(), values)
             if not same and column not in ("source_id", "source_hash"):
@@ -229,7 +239,7 @@ def keys_of(name: str, table: pd.DataFrame, key: str) -> list[str]:
     wrong = ids.isna() | ids.duplicated()
     if wrong.any():
         raise ConfigError(f"part {name!r}: the ids in {key!r} must be there and unique; {ids[wrong].iloc[0]!r} is not")
-    return [str(one) for one in ids]
+    return [str(item_id) for item_id in ids]
 
 
 def shared_hash(hashes: list[NDArray[np.str_]], there: list[NDArray[np.bool_]]) -> list[str]:
@@ -237,10 +247,9 @@ def shared_hash(hashes: list[NDArray[np.str_]], there: list[NDArray[np.bool_]]) 
     import scipy.sparse as sparse
 
     count = len(hashes[0])
-    items = np.concatenate([np.flatnonzero(own) for own in there])
-    values, code = np.unique(
-        np.concatenate([own[known] for own, known in zip(hashes, there, strict=True)]), return_inverse=True
-    )
+    items = np.concatenate([np.flatnonzero(present) for present in there])
+    hashes_there = [part_hashes[present] for part_hashes, present in zip(hashes, there, strict=True)]
+    values, code = np.unique(np.concatenate(hashes_there), return_inverse=True)
     size = count + len(values)
     graph = sparse.coo_matrix((np.ones(len(items), np.int8), (items, count + code)), (size, size))
     component = sparse.csgraph.connected_components(graph, directed=False)[1]
@@ -272,8 +281,8 @@ def encoders_of(name: str, branches: dict[str, Branch]) -> dict[str, str]:
     chosen = parsed.parts()
     wrong = [key for key in chosen if key not in branches]
     if parsed.kind != DEFAULT or wrong or (name != DEFAULT and not chosen):
-        known = "+".join(f"{key}={branch.default_encoder}" for key, branch in branches.items())
-        raise ConfigError(f"the fusion branch has the encoders late, or late:{known} and the like, not {name!r}")
+        defaults = "+".join(f"{key}={branch.default_encoder}" for key, branch in branches.items())
+        raise ConfigError(f"the fusion branch has the encoders late, or late:{defaults} and the like, not {name!r}")
     return {key: chosen.get(key, branch.default_encoder) for key, branch in branches.items()}
 
 
@@ -281,10 +290,10 @@ def plain_of(plain: Baseline, row: NDArray[np.int64]) -> Baseline:
     """A part's baseline on fused rows, its features NaN where the part is not there."""
 
     def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        own = row[rows]
-        known = plain.features(own[own >= 0])
-        out = np.full((len(rows), known.shape[1]), np.nan, np.float32)
-        out[own >= 0] = known
+        part_row = row[rows]
+        part_features = plain.features(part_row[part_row >= 0])
+        out = np.full((len(rows), part_features.shape[1]), np.nan, np.float32)
+        out[part_row >= 0] = part_features
         return out
 
     return replace(plain, features=features)

@@ -34,9 +34,9 @@ class LateFusion(nn.Module):
                 have = have.repeat(2)  # batch norm cannot train on one row
             features = self.missing[name].expand(len(packed), -1)
             if len(have):
-                own = unpack(packed[have, start:stop], dtype, shape)
-                known = self.norms[name](self.networks[name](own).float())
-                features = features.index_put((have,), known.to(features.dtype))
+                inputs = unpack(packed[have, start:stop], dtype, shape)
+                encoded = self.norms[name](self.networks[name](inputs).float())
+                features = features.index_put((have,), encoded.to(features.dtype))
             parts.append(features)
             start = stop
         return torch.cat([*parts, there.float()], dim=1)

@@ -59,20 +59,22 @@ class ImageBranch(Branch):
         return {"size": self.cfg.size, "view": self.cfg.view, "geometry": self.items.facts}
 
     def align(self, schema: dict[str, Any]) -> list[str]:
-        mine, theirs = self.items.facts, schema["geometry"]
-        if mine["channels"] != theirs["channels"] and {mine["channels"], theirs["channels"]} != {1, 3}:
+        geometry, trained = self.items.facts, schema["geometry"]
+        if geometry["channels"] != trained["channels"] and {geometry["channels"], trained["channels"]} != {1, 3}:
             raise ConfigError(
-                f"these crops have {mine['channels']} channels, the model was trained on {theirs['channels']}"
+                f"these crops have {geometry['channels']} channels, the model was trained on {trained['channels']}"
             )
         if self.cfg.view != schema["view"]:
             raise ConfigError(
                 f"the model was trained on the view {schema['view']!r}, this run asks for {self.cfg.view!r}"
             )
         notes = []
-        if mine["channels"] != theirs["channels"]:
+        if geometry["channels"] != trained["channels"]:
             notes.append("grey and colour crops meet: grey is repeated over three channels")
-        if abs(mine["scale"] - theirs["scale"]) > 1e-6:
-            notes.append(f"these crops are stored at scale {mine['scale']:.3g}, the model saw {theirs['scale']:.3g}")
+        if abs(geometry["scale"] - trained["scale"]) > 1e-6:
+            notes.append(
+                f"these crops are stored at scale {geometry['scale']:.3g}, the model saw {trained['scale']:.3g}"
+            )
         return notes
 
     def fit(self, rows: NDArray[np.int64]) -> State:

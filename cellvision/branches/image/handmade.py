@@ -169,19 +169,19 @@ def _patterns(grey: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
     """Shares of the ten rotation-invariant uniform local binary patterns (Ojala 2002), for each of STEPS."""
     ring = np.array([(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)])
     y, x = np.nonzero(mask)
-    found = []
+    histograms = []
     for step in STEPS:
         padded = np.pad(grey, step, mode="edge")
         bits = np.stack([padded[y + step + dy, x + step + dx] >= grey[y, x] for dy, dx in ring * step])
         changes = (bits != np.roll(bits, 1, axis=0)).sum(0)
         code = np.where(changes <= 2, bits.sum(0), 9)
-        found.append(np.bincount(code, minlength=10) / max(len(code), 1))
-    return np.concatenate(found)
+        histograms.append(np.bincount(code, minlength=10) / max(len(code), 1))
+    return np.concatenate(histograms)
 
 
 def _cooccurrence(grey: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
     """Contrast, homogeneity, energy and correlation of neighbouring grey levels in the cell (Haralick 1973)."""
-    found = []
+    statistics = []
     if mask.any():
         low, high = np.percentile(grey[mask], [1, 99])
         level = np.clip((grey.astype(np.float64) - low) / max(high - low, 1.0) * LEVELS, 0, LEVELS - 1).astype(int)
@@ -189,11 +189,11 @@ def _cooccurrence(grey: NDArray[np.uint8], mask: Mask) -> NDArray[np.float64]:
         counts = np.zeros(LEVELS * LEVELS)
         for dy, dx in ((0, step), (step, 0), (step, step), (step, -step)):
             here, there = _shifted(mask, dy, dx)
-            both = mask[here] & mask[there]
-            if both.any():
-                counts += np.bincount(level[here][both] * LEVELS + level[there][both], minlength=LEVELS * LEVELS)
-        found.append(_haralick(counts.reshape(LEVELS, LEVELS)))
-    return np.concatenate(found)
+            pairs = mask[here] & mask[there]
+            if pairs.any():
+                counts += np.bincount(level[here][pairs] * LEVELS + level[there][pairs], minlength=LEVELS * LEVELS)
+        statistics.append(_haralick(counts.reshape(LEVELS, LEVELS)))
+    return np.concatenate(statistics)
 
 
 def _shifted(mask: Mask, dy: int, dx: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -46,8 +46,8 @@ def timm_network(name: str, channels: int, size: int, pretrained: bool = False) 
         close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
         raise ConfigError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": channels, "pretrained": pretrained}
-    known = timm.get_pretrained_cfg(architecture)
-    if known is not None and known.fixed_input_size:
+    pretrained_cfg = timm.get_pretrained_cfg(architecture)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         settings["img_size"] = size
     if not pretrained:
         return timm.create_model(name, **settings)

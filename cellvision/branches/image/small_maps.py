@@ -22,12 +22,12 @@ class SmallMapConv2d(nn.Conv2d):
         if pixels.device.type != "cpu" or len(rows) * len(columns) > FEW:
             return super().forward(pixels)
         seen, weight = pixels.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1)
-        found = [
+        products = [
             F.linear(seen[:, y, x].flatten(1), weight[:, taps_y, taps_x].flatten(1), self.bias)
             for y, taps_y in rows
             for x, taps_x in columns
         ]
-        return torch.stack(found, 1).unflatten(1, (len(rows), len(columns))).permute(0, 3, 1, 2)
+        return torch.stack(products, 1).unflatten(1, (len(rows), len(columns))).permute(0, 3, 1, 2)
 
     def _windows(self, axis: int, side: int) -> list[tuple[slice, slice]]:
         """Of each output pixel along an axis: the input pixels it sees, and the taps of the kernel that meet them."""
@@ -41,8 +41,13 @@ class SmallMapConv2d(nn.Conv2d):
 
 def use(network: nn.Module) -> nn.Module:
     """Let the plain convolutions of a network be `SmallMapConv2d`; parameters and their names stay."""
-    for part in network.modules():
-        plain = type(part) is nn.Conv2d and part.groups == 1 and part.dilation == (1, 1) and part.kernel_size != (1, 1)
-        if plain and part.padding_mode == "zeros" and not isinstance(part.padding, str):
-            part.__class__ = SmallMapConv2d
+    for module in network.modules():
+        plain = (
+            type(module) is nn.Conv2d
+            and module.groups == 1
+            and module.dilation == (1, 1)
+            and module.kernel_size != (1, 1)
+        )
+        if plain and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            module.__class__ = SmallMapConv2d
     return network

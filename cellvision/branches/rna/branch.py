@@ -69,8 +69,8 @@ class RnaBranch(Branch):
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
         self.cfg = cfg
-        found = counts.read(path, cfg.layer, cfg.backed, cfg.orient)
-        self.data = cellset.CellSet(found, cfg.half)
+        expression = counts.read(path, cfg.layer, cfg.backed, cfg.orient)
+        self.data = cellset.CellSet(expression, cfg.half)
         data = self.data
         data.cells, notes = celltables.join(data.cells, cfg.metadata)
         data.notes += notes
@@ -127,9 +127,9 @@ class RnaBranch(Branch):
 
     def _content(self, path: Path) -> str:
         """What the file and every joined table hold."""
-        own = files.hash_tree(path) if path.is_dir() else rundir.content_of(path)
+        file_hash = files.hash_tree(path) if path.is_dir() else rundir.content_of(path)
         beside = [files.sha256_file(table) for table in celltables.files_of(self.cfg.metadata)]
-        return fingerprint([own, *beside]) if beside else own
+        return fingerprint([file_hash, *beside]) if beside else file_hash
 
     def _stamps(self, table: Any, reserved: tuple[str, ...]) -> Iterator[str]:
         """A target that was made by clustering expression is circular, unless the other half of the counts made it."""
@@ -143,9 +143,9 @@ class RnaBranch(Branch):
             else:
                 yield f"circular: labels {target!r} are clusters of the expression that predicts them"
             return
-        made = cluster_derived(table, target)
-        if made:
-            yield f"circular: labels {target!r} {made}, made from expression"
+        reason = cluster_derived(table, target)
+        if reason:
+            yield f"circular: labels {target!r} {reason}, made from expression"
 
     # -- the contract --
 
@@ -163,7 +163,7 @@ class RnaBranch(Branch):
         wanted = schema["features"]
         if self._checked == schema:
             return self._aligned
-        names, known = self._best_names(wanted)
+        names, matched_by = self._best_names(wanted)
         position = {str(name): number for number, name in reversed(list(enumerate(names)))}
         missing = [name for name in wanted if name not in position]
         if len(missing) > (1 - MIN_OVERLAP) * len(wanted):
@@ -171,10 +171,12 @@ class RnaBranch(Branch):
                 f"{len(missing)} of the model's {len(wanted)} genes are missing, such as {missing[0]!r}; at least "
                 f"{MIN_OVERLAP:.0%} must be there"
             )
-        notes = [f"genes are matched by {known}"] if known else []
+        notes = [f"genes are matched by {matched_by}"] if matched_by else []
         if missing:
-            some = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
-            notes.append(f"{len(missing)} of the model's {len(wanted)} genes are missing and count as silent: {some}")
+            examples = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+            notes.append(
+                f"{len(missing)} of the model's {len(wanted)} genes are missing and count as silent: {examples}"
+            )
         if (schema["kind"] == "scaled") != (self.data.kind == "scaled"):
             raise ConfigError(f"the model was trained on {schema['kind']} values, these are {self.data.kind}")
         if schema["kind"] != self.data.kind:
@@ -190,8 +192,8 @@ class RnaBranch(Branch):
         tries["names without version"] = np.array(
             [re.sub(r"\.\d+$", "", str(name)) for name in self.data.genes], object
         )
-        known = {key: len(set(map(str, value)) & set(wanted)) for key, value in tries.items()}
-        best = max(known, key=lambda key: known[key])
+        matches = {key: len(set(map(str, value)) & set(wanted)) for key, value in tries.items()}
+        best = max(matches, key=lambda key: matches[key])
         return tries[best], best
 
     def _align(self, columns: NDArray[np.int64]) -> None:
@@ -201,10 +203,10 @@ class RnaBranch(Branch):
             self._total, self._detected = self.survey.total, self.survey.detected.astype(np.float64)
             return
         self._total, self._detected = np.zeros(self.data.shape[0]), np.zeros(self.data.shape[0])
-        for some, values in counts.chunks(self.data, np.arange(self.data.shape[0])):  # type: ignore[arg-type]
+        for rows, values in counts.chunks(self.data, np.arange(self.data.shape[0])):  # type: ignore[arg-type]
             aligned = genes.columns_of(values, columns)
-            self._total[some] = np.asarray(aligned.sum(1, dtype=np.float64)).ravel()
-            self._detected[some] = np.diff(aligned.indptr)
+            self._total[rows] = np.asarray(aligned.sum(1, dtype=np.float64)).ravel()
+            self._detected[rows] = np.diff(aligned.indptr)
 
     def normalised(self, rows: NDArray[np.int64], thinned: Augment | None = None) -> Any:
         """(n,) -> sparse (n, genes) log-normalised values of all genes of the model."""
@@ -215,7 +217,7 @@ class RnaBranch(Branch):
 
     def fit(self, rows: NDArray[np.int64]) -> State:
         """Of the training cells: genes, mean and spread, bin edges, the share of each bin, principal axes."""
-        mean, var, seen = genes.moments(self.normalised(some) for some in _parts(rows))
+        mean, var, seen = genes.moments(self.normalised(chunk) for chunk in _parts(rows))
         chosen = genes.choose(mean, var, seen, self.cfg.genes, self.cfg.select)
         sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FIT_CELLS)).astype(int)]
         state: State = {
@@ -225,7 +227,7 @@ class RnaBranch(Branch):
         }
         if self.data.kind == "scaled":
             return state
-        values = np.concatenate([self.normalised(some)[:, chosen].toarray() for some in _parts(sample)])
+        values = np.concatenate([self.normalised(chunk)[:, chosen].toarray() for chunk in _parts(sample)])
         return state | genes.bin_edges(values, self.cfg.bins) | {"axes": genes.principal_axes(values, state)}
 
     def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray[np.float32]:
@@ -312,8 +314,8 @@ def cluster_derived(table: Any, target: str) -> str:
     for column in table:
         if column == target or not CLUSTER_COLUMN.search(str(column)):
             continue
-        known = table[[column, target]].dropna().astype(str)
-        mixed = known.groupby(column)[target].nunique()
-        if 2 <= len(mixed) < len(known) / 2 and (mixed == 1).all():
+        labelled = table[[column, target]].dropna().astype(str)
+        mixed = labelled.groupby(column)[target].nunique()
+        if 2 <= len(mixed) < len(labelled) / 2 and (mixed == 1).all():
             return f"rename the clusters of column {column!r}"
     return ""

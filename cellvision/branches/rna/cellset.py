@@ -112,20 +112,20 @@ class CellSet:
         per_gene = np.zeros(genes, np.int64)
         named = [self.genes, *self.aliases.values()]
         is_mito = np.any([[str(name).startswith(MITO) for name in names] for names in named], axis=0)
-        for some, values in chunks(self, np.arange(count), CHUNK):  # type: ignore[arg-type]
-            self._check(values, some)
-            total[some] = np.asarray(values.sum(1, dtype=np.float64)).ravel()
-            detected[some] = np.diff(values.indptr)
+        for positions, values in chunks(self, np.arange(count), CHUNK):  # type: ignore[arg-type]
+            self._check(values, positions)
+            total[positions] = np.asarray(values.sum(1, dtype=np.float64)).ravel()
+            detected[positions] = np.diff(values.indptr)
             per_gene += np.bincount(values.indices, minlength=genes)
             if is_mito.any():
-                mito[some] = np.asarray(values[:, is_mito].sum(1, dtype=np.float64)).ravel()
+                mito[positions] = np.asarray(values[:, is_mito].sum(1, dtype=np.float64)).ravel()
             for row, (start, stop) in enumerate(zip(values.indptr[:-1], values.indptr[1:], strict=True)):
                 key = values.indices[start:stop].astype(np.int32).tobytes() + values.data[start:stop].tobytes()
-                content[some[row]] = hashlib.blake2b(key, digest_size=16).hexdigest()
+                content[positions[row]] = hashlib.blake2b(key, digest_size=16).hexdigest()
         share = mito / np.where(total > 0, total, 1) if is_mito.any() else np.full(count, np.nan)
         return Survey(total, detected, share, content, per_gene)
 
-    def _check(self, values: csr_matrix, some: NDArray[np.int64]) -> None:
+    def _check(self, values: csr_matrix, positions: NDArray[np.int64]) -> None:
         bad = ~np.isfinite(values.data)
         if self.kind == "counts":
             bad |= (values.data < 0) | (values.data != np.round(values.data))
@@ -133,7 +133,7 @@ class CellSet:
             at = int(np.flatnonzero(bad)[0])
             row = int(np.searchsorted(values.indptr, at, side="right")) - 1
             raise ConfigError(
-                f"cell {self.names[some[row]]!r} has the value {values.data[at]:g} for gene "
+                f"cell {self.names[positions[row]]!r} has the value {values.data[at]:g} for gene "
                 f"{self.genes[values.indices[at]]!r}, among {self.kind}; mend the file or leave the cell out"
             )
 
@@ -158,10 +158,10 @@ def thin(values: csr_matrix, names: NDArray[np.object_], half: Half) -> csr_matr
     """Each count goes to the first half with probability 1/2; a cell's draw depends on its name alone."""
     out = values.copy()
     for row, name in enumerate(names):
-        part = slice(out.indptr[row], out.indptr[row + 1])
-        counts = out.data[part].astype(np.int64)
+        nonzeros = slice(out.indptr[row], out.indptr[row + 1])
+        counts = out.data[nonzeros].astype(np.int64)
         drawn = generator(0, "half", name).binomial(counts, 0.5)
-        out.data[part] = drawn if half == "first" else counts - drawn
+        out.data[nonzeros] = drawn if half == "first" else counts - drawn
     out.eliminate_zeros()
     return out
 

@@ -112,11 +112,11 @@ class Backed:
             return csr_matrix(node[start:stop].astype(np.float32))
         assert self._start is not None
         at = self._start[start : stop + 1]
-        part = slice(int(at[0]), int(at[-1]))
-        values = node["data"][part].astype(np.float32)
-        made = csr_matrix((values, node["indices"][part], at - at[0]), (stop - start, self.shape[1]))
-        made.sum_duplicates()
-        return made
+        span = slice(int(at[0]), int(at[-1]))
+        values = node["data"][span].astype(np.float32)
+        matrix = csr_matrix((values, node["indices"][span], at - at[0]), (stop - start, self.shape[1]))
+        matrix.sum_duplicates()
+        return matrix
 
 
 def first_cells(matrix: Matrix, count: int = 100) -> csr_matrix:
@@ -126,8 +126,8 @@ def first_cells(matrix: Matrix, count: int = 100) -> csr_matrix:
 def chunks(matrix: Matrix, rows: NDArray[np.int64], size: int = CHUNK) -> Iterator[tuple[NDArray[np.int64], Any]]:
     """(rows, values) of up to `size` cells at a time."""
     for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        yield some, matrix.take(some)
+        chunk = rows[start : start + size]
+        yield chunk, matrix.take(chunk)
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -135,21 +135,21 @@ def chunks(matrix: Matrix, rows: NDArray[np.int64], size: int = CHUNK) -> Iterat
 
 def read(path: Path, layer: str = "auto", backed: bool | None = None, orient: str = "auto") -> Expression:
     """A file or 10x folder as `Expression`. ConfigError, UnsafeInput or NoUsableInput say what is wrong with it."""
-    suffixes = {part.lower() for part in path.suffixes[-2:]}
+    suffixes = {suffix.lower() for suffix in path.suffixes[-2:]}
     files.refuse_pickled(path, "convert it to h5ad")
     if not path.exists():
         raise ConfigError(f"nothing at {path}; the rna branch reads h5ad, a 10x folder or h5, CSV and TSV")
     if path.is_dir():
-        found = read_10x_folder(path)
+        expression = read_10x_folder(path)
     elif suffixes & {".h5ad", ".h5", ".hdf5"}:
-        found = read_h5(path, layer, backed)
+        expression = read_h5(path, layer, backed)
     elif suffixes & {".csv", ".tsv", ".txt"}:
-        found = read_csv(path, orient)
+        expression = read_csv(path, orient)
     else:
         raise ConfigError(f"cannot tell what {path} is; the rna branch reads h5ad, a 10x folder or h5, CSV and TSV")
-    if not found.matrix.shape[0] or not found.matrix.shape[1]:
-        raise NoUsableInput(f"{path} holds {found.matrix.shape[0]} cells and {found.matrix.shape[1]} genes")
-    return found
+    if not expression.matrix.shape[0] or not expression.matrix.shape[1]:
+        raise NoUsableInput(f"{path} holds {expression.matrix.shape[0]} cells and {expression.matrix.shape[1]} genes")
+    return expression
 
 
 def read_h5(path: Path, layer: str, backed: bool | None) -> Expression:
@@ -220,7 +220,7 @@ def read_10x_h5(node: Any, columns: tuple[str, str]) -> Expression:
 
     genes, symbols = (node[name][()].astype(str).astype(object) for name in columns)
     parts = (node[name][()] for name in ("data", "indices", "indptr"))
-    values = csc_matrix(tuple(parts), tuple(int(part) for part in node["shape"][()])).T
+    values = csc_matrix(tuple(parts), tuple(int(size) for size in node["shape"][()])).T
     kinds = node["features/feature_type"][()].astype(str) if "features/feature_type" in node else None
     return of_10x(values, genes, symbols, kinds, node["barcodes"][()].astype(str))
 
@@ -231,9 +231,9 @@ def read_10x_folder(path: Path) -> Expression:
 
     def find(*names: str) -> Path:
         for name in names:
-            for found in (path / name, path / f"{name}.gz"):
-                if found.is_file():
-                    return found
+            for file in (path / name, path / f"{name}.gz"):
+                if file.is_file():
+                    return file
         raise ConfigError(f"{path} is no 10x folder: it has no {names[0]}[.gz]")
 
     columns = [np.array(column, object) for column in csvrows.bare_columns(find("features.tsv", "genes.tsv"))]
@@ -276,15 +276,15 @@ def read_csv(path: Path, orient: str) -> Expression:
     beside: list[pd.DataFrame] = []
     numeric: list[str] | None = None
     names: list[str] = []
-    for part in matrices.named_portions(path, dialect, PORTION):
+    for portion in matrices.named_portions(path, dialect, PORTION):
         if numeric is None:
-            numeric = [name for name in part if mostly_numbers(part[name])]
-            genes = header[len(header) - len(part.columns) :]
-            as_written = dict(zip(part.columns, genes, strict=True))  # pandas renames twins
+            numeric = [name for name in portion if mostly_numbers(portion[name])]
+            genes = header[len(header) - len(portion.columns) :]
+            as_written = dict(zip(portion.columns, genes, strict=True))  # pandas renames twins
             names = [as_written[name] for name in numeric]
         above = sum(map(len, beside))
-        parts.append(csr_matrix(tables.as_numbers(part[numeric], path, above).to_numpy(np.float32)))
-        beside.append(part.drop(columns=numeric))
+        parts.append(csr_matrix(tables.as_numbers(portion[numeric], path, above).to_numpy(np.float32)))
+        beside.append(portion.drop(columns=numeric))
     if not numeric:
         raise NoUsableInput(f"{path} has no numeric column")
     table, values = pd.concat(beside), vstack(parts, "csr")

@@ -36,10 +36,10 @@ def thinned(values: csr_matrix, total: NDArray[np.float64], augment: Augment) ->
     """Binomial thinning of counts; each row's draw depends on the key and its position alone."""
     out, left = values.copy(), total.copy()
     for row in range(values.shape[0]):
-        part = slice(out.indptr[row], out.indptr[row + 1])
+        nonzeros = slice(out.indptr[row], out.indptr[row + 1])
         rng = generator(0, *augment.key, "thin", row)
-        out.data[part] = rng.binomial(out.data[part].astype(np.int64), KEPT[augment.strength])
-        left[row] = out.data[part].sum()
+        out.data[nonzeros] = rng.binomial(out.data[nonzeros].astype(np.int64), KEPT[augment.strength])
+        left[row] = out.data[nonzeros].sum()
     return out, left
 
 

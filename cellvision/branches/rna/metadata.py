@@ -23,20 +23,20 @@ KEYS = ("cell_label", "cell_id", "item_id", "barcode", "cell_barcode", "cell")  
 
 def files_of(given: Sequence[Path]) -> list[Path]:
     """The tables to join, in order; a folder stands for the Allen atlas's three, or for a clustering's table."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for path in given:
         if not path.is_dir():
-            found.append(path)
+            paths.append(path)
         elif (path / "clusters.csv").is_file():
-            found.append(path / "clusters.csv")
+            paths.append(path / "clusters.csv")
         else:
-            found += [path / name for name in ALLEN if (path / name).is_file()]
+            paths += [path / name for name in ALLEN if (path / name).is_file()]
             if not (path / ALLEN[0]).is_file():
                 raise ConfigError(f"{path} holds no {ALLEN[0]}; name the tables themselves")
-    for path in found:
+    for path in paths:
         if not path.is_file():
             raise ConfigError(f"no table at {path}")
-    return found
+    return paths
 
 
 def join(cells: pd.DataFrame, given: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
@@ -68,19 +68,19 @@ def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     bare = pd.Index([re.sub(r"-\d+$", "", name) for name in wanted])
     best: tuple[int, Any, str] = (0, None, "")
     parts: dict[tuple[str, bool], list[Any]] = {}
-    for part in tables.text_portions(path, tables.MISSING):
-        columns = [name for name in KEYS if name in part] or list(part.columns)
+    for portion in tables.text_portions(path, tables.MISSING):
+        columns = [name for name in KEYS if name in portion] or list(portion.columns)
         for column in columns:
             for cut, names in ((False, wanted), (True, bare)):
-                keys = part[column].str.replace(r"-\d+$", "", regex=True) if cut else part[column]
+                keys = portion[column].str.replace(r"-\d+$", "", regex=True) if cut else portion[column]
                 hit = keys.isin(set(names))
                 if hit.any():
-                    parts.setdefault((column, cut), []).append(part[hit].assign(**{column: keys[hit]}))
-    for (column, cut), some in parts.items():
-        table = pd.concat(some).drop_duplicates(column).set_index(column)
-        found = int((bare if cut else wanted).isin(table.index).sum())
-        if found > best[0]:
-            best = (found, table.reindex(bare if cut else wanted), column)
+                    parts.setdefault((column, cut), []).append(portion[hit].assign(**{column: keys[hit]}))
+    for (column, cut), portions in parts.items():
+        table = pd.concat(portions).drop_duplicates(column).set_index(column)
+        matches = int((bare if cut else wanted).isin(table.index).sum())
+        if matches > best[0]:
+            best = (matches, table.reindex(bare if cut else wanted), column)
     count, table, column = best
     if not count:
         raise ConfigError(f"{path} knows none of the {len(cells)} cells, such as {wanted[0]!r}")

@@ -31,8 +31,8 @@ def build(name: str, state: State) -> nn.Module:
     """A random network of that name; ConfigError for other names."""
     kind, widths, shape = parse(name).kind, parse(name).sizes(), parse(name).sizes("x")
     if kind in ("mlp", "cnn") and widths:
-        made = perceptron(widths, state) if kind == "mlp" else convolution(widths)
-        return Standardised(made, widths[-1], state)
+        backbone = perceptron(widths, state) if kind == "mlp" else convolution(widths)
+        return Standardised(backbone, widths[-1], state)
     if kind == "transformer" and len(shape) == 3:
         layers, width, heads = shape
         if width % heads:
@@ -108,8 +108,8 @@ class Block(nn.Module):
         count, length, width = tokens.shape
         normal = self.norm(tokens)
         query = self.query(normal).view(count, length, self.heads, -1).transpose(1, 2)
-        both = self.key_value(normal[:, :context]).view(count, context, 2, self.heads, -1)
-        key, value = both.permute(2, 0, 3, 1, 4)
+        projected = self.key_value(normal[:, :context]).view(count, context, 2, self.heads, -1)
+        key, value = projected.permute(2, 0, 3, 1, 4)
         seen = nn.functional.scaled_dot_product_attention(query, key, value, padding)
         tokens = tokens + self.drop(self.out(seen.transpose(1, 2).reshape(count, length, width)))
         return tokens + self.drop(self.mlp(tokens))
@@ -164,10 +164,10 @@ class GeneTransformer(nn.Module):
 
     def hints(self, values: Tensor, shown: Tensor, asked: Tensor) -> Tensor:
         """(n, genes) values and which are shown, (n, q) genes -> (n, q, hints): rows of the hint tables."""
-        one = torch.where(shown, values, torch.inf).amin(1).clamp(max=LIMIT)
-        some = torch.log1p(one.expm1().unsqueeze(1) * torch.tensor(HINTS, device=values.device))
+        one_count = torch.where(shown, values, torch.inf).amin(1).clamp(max=LIMIT)
+        levels = torch.log1p(one_count.expm1().unsqueeze(1) * torch.tensor(HINTS, device=values.device))
         edges = self.edges[asked]
-        bins = torch.stack([1 + (edges <= level[:, None, None]).sum(2) for level in some.unbind(1)], 2)
+        bins = torch.stack([1 + (edges <= level[:, None, None]).sum(2) for level in levels.unbind(1)], 2)
         return bins + self.bins * torch.arange(len(HINTS), device=values.device)
 
     def forward(self, values: Tensor) -> Tensor:
@@ -195,8 +195,8 @@ class GeneTransformer(nn.Module):
     def _read(
         self, values: Tensor, bins: Tensor, hidden: Tensor, limit: int | None, questions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        known = ((values - self.mean) / self.std).clamp(-LIMIT, LIMIT).masked_fill(hidden, 0.0)
-        summary = self.summary(known)
+        standardised = ((values - self.mean) / self.std).clamp(-LIMIT, LIMIT).masked_fill(hidden, 0.0)
+        summary = self.summary(standardised)
         shown = (bins > 0) & ~hidden
         index, there = pack(shown, limit, None if self.training else self.first)
         context = self.gene(index) + self.level(bins.gather(1, index))
@@ -219,8 +219,8 @@ class GeneTransformer(nn.Module):
 
     def cell_logits(self, asked: Tensor, hints: Tensor, questions: Tensor, cell: Tensor) -> Tensor:
         """The same from the cell's features (n, 3 width) alone."""
-        known = torch.cat([cell.unsqueeze(1).expand(-1, asked.shape[1], -1), questions], 2)
-        return self.decode_cell(known).float() + self.direct(hints).sum(2) + self.log_share[asked]
+        cell_questions = torch.cat([cell.unsqueeze(1).expand(-1, asked.shape[1], -1), questions], 2)
+        return self.decode_cell(cell_questions).float() + self.direct(hints).sum(2) + self.log_share[asked]
 
 
 def zero_ends(layer: nn.Linear) -> nn.Linear:

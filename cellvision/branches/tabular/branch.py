@@ -99,24 +99,24 @@ class TabularBranch(Branch):
     def _notes(self, frame: pd.DataFrame) -> list[str]:
         """What was left out, and what is missing."""
         text = [name for name in frame.columns if self._measured(name) and name not in self.features]
-        found = [f"{len(self.features)} numeric and {len(self.categories)} categorical features"]
+        notes = [f"{len(self.features)} numeric and {len(self.categories)} categorical features"]
         absent = [
             name for name in (*self.cfg.exclude, *self.cfg.categorical, self.cfg.group) if name and name not in frame
         ]
-        absent += [part for part in self.cfg.include if not fnmatch.filter(frame.columns, part)]
+        absent += [pattern for pattern in self.cfg.include if not fnmatch.filter(frame.columns, pattern)]
         if absent:
-            found.append(f"no such columns: {tables.shorten(absent)}")
+            notes.append(f"no such columns: {tables.shorten(absent)}")
         if text:
-            found.append(f"no features, since they are text: {tables.shorten(text)}; see branch.categorical")
+            notes.append(f"no features, since they are text: {tables.shorten(text)}; see branch.categorical")
         numeric = frame.select_dtypes("number").columns
-        told = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
-        if told:
-            found.append(
+        descriptors = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        if descriptors:
+            notes.append(
                 "no features, since by CellProfiler's names they describe rows (metadata, numbers, places, parents): "
-                f"{tables.shorten(told)}; see branch.include"
+                f"{tables.shorten(descriptors)}; see branch.include"
             )
         gaps = int(frame[self.features].isna().to_numpy().sum())
-        return [*found, f"{gaps} values are missing"] if gaps else found
+        return [*notes, f"{gaps} values are missing"] if gaps else notes
 
     def _set(self, values: NDArray[np.float32]) -> None:
         """Take these values, and what the controls of each plate have on average."""
@@ -125,9 +125,9 @@ class TabularBranch(Branch):
         self.offset = np.zeros((int(plate.max()) + 1, values.shape[1]), np.float32)
         if self.cfg.plate:
             for number in range(len(self.offset)):
-                own = values[(plate == number) & control]
-                known = np.isfinite(own).any(0)
-                self.offset[number, known] = np.nanmean(own[:, known], axis=0)
+                controls = values[(plate == number) & control]
+                measured = np.isfinite(controls).any(0)
+                self.offset[number, measured] = np.nanmean(controls[:, measured], axis=0)
 
     @classmethod
     def sample(cls, folder: Path, other_half: bool = False) -> Sample:
@@ -142,11 +142,11 @@ class TabularBranch(Branch):
     def align(self, schema: dict[str, Any]) -> list[str]:
         """Take the model's features by name, in its order; missing ones become missing values."""
         wanted, categories = list(schema["features"]), dict(schema["categories"])
-        told = [name for name in (*wanted, *categories) if name in self.hidden]
-        if told:
+        forbidden = [name for name in (*wanted, *categories) if name in self.hidden]
+        if forbidden:
             raise ConfigError(
-                f"the model learned from {tables.shorten(told)}, which is a label or unit here, or excluded: it may "
-                "know the answer; train it again with branch.exclude naming that column"
+                f"the model learned from {tables.shorten(forbidden)}, which is a label or unit here, or excluded: it "
+                "may know the answer; train it again with branch.exclude naming that column"
             )
         missing = [name for name in (*wanted, *categories) if name not in self.features and name not in self.codes]
         total = len(wanted) + len(categories)
@@ -174,11 +174,11 @@ class TabularBranch(Branch):
         come from the controls of the plates the training rows stand on, or from all controls where no plate is named.
         """
         values = self._centred(rows)
-        known = np.isfinite(values)
+        measured = np.isfinite(values)
         median = np.zeros(values.shape[1], np.float32)
-        some = known.any(0)
-        median[some] = np.nanmedian(np.where(known, values, np.nan)[:, some], axis=0)
-        gap = np.flatnonzero(some & ~known.all(0)).astype(np.int64)
+        has_values = measured.any(0)
+        median[has_values] = np.nanmedian(np.where(measured, values, np.nan)[:, has_values], axis=0)
+        gap = np.flatnonzero(has_values & ~measured.all(0)).astype(np.int64)
         levels = [levels_of(codes[rows]) for codes in self.codes.values()]
         state: State = {
             "median": median,
@@ -186,9 +186,9 @@ class TabularBranch(Branch):
             "levels": np.frombuffer(json.dumps(levels).encode(), np.uint8).copy(),
         }
         if self.cfg.sphere:
-            own = self._control_values(rows)
-            return state | whiten(np.where(np.isfinite(own), own, median), self.cfg.sphere)
-        filled = np.where(known, values, median)
+            controls = self._control_values(rows)
+            return state | whiten(np.where(np.isfinite(controls), controls, median), self.cfg.sphere)
+        filled = np.where(measured, values, median)
         std = filled.std(0)
         return state | {"mean": filled.mean(0), "std": np.where(std > FLAT, std, 1).astype(np.float32)}
 
@@ -205,8 +205,8 @@ class TabularBranch(Branch):
         Augmented rows have features dropped to the mean, categories to unknown, and a little noise.
         """
         values = self._centred(rows)
-        known = np.isfinite(values)
-        scaled = (np.where(known, values, state["median"]) - state["mean"]) / state["std"]
+        measured = np.isfinite(values)
+        scaled = (np.where(measured, values, state["median"]) - state["mean"]) / state["std"]
         if "sphere" in state:
             scaled = scaled @ state["sphere"]
         if self.cfg.unit_length:
@@ -220,7 +220,7 @@ class TabularBranch(Branch):
             noise = generator(0, *augment.key, "noise").normal(0, NOISE[augment.strength], scaled.shape)
             scaled = np.where(lost[:, : scaled.shape[1]], 0, scaled + noise)
             codes = np.where(lost[:, scaled.shape[1] :], 0, codes)
-        return np.concatenate([scaled, ~known[:, state["gap"]], codes], axis=1).astype(np.float32)
+        return np.concatenate([scaled, ~measured[:, state["gap"]], codes], axis=1).astype(np.float32)
 
     def _codes(self, rows: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """(n, categories) number of each row's category, from 1; 0 for missing and unseen ones."""
@@ -272,7 +272,7 @@ def say_once(text: str) -> None:
 
 def is_descriptor(name: str, include: tuple[str, ...] = ()) -> bool:
     """A column that describes a row (plate, well, file, running number, place), unless a pattern includes it."""
-    return DESCRIPTOR.fullmatch(name) is not None and not any(fnmatch.fnmatchcase(name, part) for part in include)
+    return DESCRIPTOR.fullmatch(name) is not None and not any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
 
 
 def choose(frame: pd.DataFrame, hidden: set[str | None], cfg: TabularBranch.Config) -> tuple[list[str], list[str]]:
@@ -354,11 +354,11 @@ def words(column: pd.Series) -> NDArray:
     """(n,) text, whole numbers without a point, None where it is missing."""
     import pandas as pd
 
-    known = column.notna().to_numpy()
+    present = column.notna().to_numpy()
     values = column.astype(object).to_numpy()
     whole = pd.api.types.is_float_dtype(column)
     out = np.full(len(values), None, dtype=object)
-    out[known] = [str(int(value)) if whole and float(value).is_integer() else str(value) for value in values[known]]
+    out[present] = [str(int(value)) if whole and float(value).is_integer() else str(value) for value in values[present]]
     return out
 
 

@@ -112,8 +112,8 @@ class TraceBranch(Branch):
         parts = [scaled] if self.cfg.scale == "train" else [own_scale(scaled)]
         parts = [scaled, *parts] if self.cfg.scale == "both" else parts
         shown = np.concatenate(parts, axis=1)
-        known = np.isfinite(shown)
-        return np.concatenate([np.clip(np.where(known, shown, 0), -10, 10), known], axis=1, dtype=np.float32)
+        observed = np.isfinite(shown)
+        return np.concatenate([np.clip(np.where(observed, shown, 0), -10, 10), observed], axis=1, dtype=np.float32)
 
     def _aligned(self, rows: NDArray[np.int64], state: State) -> NDArray[np.float32]:
         """(n, channels, time) with the channels and the length of the state."""
@@ -142,7 +142,7 @@ class TraceBranch(Branch):
         """Random kernels, summary statistics, features the files bring; a shortcut: where traces begin and end."""
         from cellvision.branches.trace import features as trace_features
 
-        found = {
+        baselines = {
             "kernels": Baseline("ridge", lambda rows: self._chunked(self._kernels(), rows)),
             "summary": Baseline("forest", lambda rows: self._chunked(trace_features.summary, rows)),
             "logistic": Baseline("logistic", lambda rows: self._chunked(trace_features.summary, rows)),
@@ -150,10 +150,10 @@ class TraceBranch(Branch):
         given = [name for name in self.items.table if str(name).startswith("feature_")]
         if given:
             numbers = self.items.table[given].to_numpy(np.float32)
-            found["given"] = Baseline("forest", lambda rows: numbers[rows])
+            baselines["given"] = Baseline("forest", lambda rows: numbers[rows])
         if any(np.isnan(chunk).any() for chunk in self.traces.chunks):
-            found["ends"] = Baseline("forest", lambda rows: self._chunked(trace_features.ends, rows), shortcut=True)
-        return found
+            baselines["ends"] = Baseline("forest", lambda rows: self._chunked(trace_features.ends, rows), shortcut=True)
+        return baselines
 
     def _chunked(self, function: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.concatenate(
@@ -169,10 +169,10 @@ class TraceBranch(Branch):
         kernels = RandomKernels(len(self.channels), self.traces.shape[1], KERNELS).eval()
 
         def features(traces: NDArray[np.float32]) -> NDArray[np.float32]:
-            known = np.isfinite(traces)
-            both = np.concatenate([np.where(known, traces, 0), known], axis=1, dtype=np.float32)
+            observed = np.isfinite(traces)
+            values_and_mask = np.concatenate([np.where(observed, traces, 0), observed], axis=1, dtype=np.float32)
             with torch.inference_mode():
-                return np.concatenate([kernels(part).numpy() for part in torch.from_numpy(both).split(32)])
+                return np.concatenate([kernels(chunk).numpy() for chunk in torch.from_numpy(values_and_mask).split(32)])
 
         return features
 
@@ -201,20 +201,20 @@ def _read(
         table = simulated(table)
         content = fingerprint(table[["item_id", "source_hash"]].to_numpy().tolist())
         return traces, table, (TRACE,), content, left_out(sum(fault.status != "note" for fault in reader.faults))
-    found = tracetables.read(source, cfg.id_column, cfg.time_column, cfg.channels, reserved)
-    table, empty = found.table, ~np.isfinite(found.values).any((1, 2))
+    trace_table = tracetables.read(source, cfg.id_column, cfg.time_column, cfg.channels, reserved)
+    table, empty = trace_table.table, ~np.isfinite(trace_table.values).any((1, 2))
     if empty.all():
         raise NoUsableInput(f"{source} has no trace with a finite value")
-    table = table.assign(item_id=table[found.id_column].astype(str), unit=None)
+    table = table.assign(item_id=table[trace_table.id_column].astype(str), unit=None)
     if empty.any():
         first = table["item_id"][empty].iloc[0]
         say(f"trace: {int(empty.sum())} traces without a finite value left out, such as {first!r}")
-    values = found.values[~empty]
+    values = trace_table.values[~empty]
     table = table[~empty].reset_index(drop=True)
     table["source_id"] = table["item_id"]
     table["source_hash"] = [fingerprint(trace.tobytes().hex()) for trace in values]
     content = fingerprint([rundir.content_of(source), table.astype(str).to_numpy().tolist()])
-    return Traces([values]), table, found.channels, content, left_out(int(empty.sum()))
+    return Traces([values]), table, trace_table.channels, content, left_out(int(empty.sum()))
 
 
 def left_out(count: int) -> tuple[str, ...]:
@@ -254,19 +254,19 @@ def binned(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
         return values
     filled = np.full((*values.shape[:2], count * size), np.nan, np.float32)
     filled[:, :, : values.shape[2]] = values
-    known = np.isfinite(filled)
+    observed = np.isfinite(filled)
     shape = (*values.shape[:2], count, size)
-    seen = known.reshape(shape).sum(3)
-    total = np.where(known, filled, 0).reshape(shape).sum(3)
+    seen = observed.reshape(shape).sum(3)
+    total = np.where(observed, filled, 0).reshape(shape).sum(3)
     return np.where(seen > 0, total / np.maximum(seen, 1), np.nan).astype(np.float32)
 
 
 def own_scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Every trace and channel with mean 0 and deviation 1 over its known points; a constant one becomes 0."""
-    known = np.isfinite(values)
-    count = np.maximum(known.sum(2, keepdims=True), 1)
-    centred = values - np.where(known, values, 0).sum(2, keepdims=True) / count
-    deviation = np.sqrt((np.where(known, centred, 0) ** 2).sum(2, keepdims=True) / count)
+    observed = np.isfinite(values)
+    count = np.maximum(observed.sum(2, keepdims=True), 1)
+    centred = values - np.where(observed, values, 0).sum(2, keepdims=True) / count
+    deviation = np.sqrt((np.where(observed, centred, 0) ** 2).sum(2, keepdims=True) / count)
     return centred / np.where(deviation > 1e-4, deviation, 1)
 
 
@@ -300,9 +300,9 @@ def moved(values: NDArray, steps: NDArray[np.int64]) -> NDArray:
 
 def hidden(values: NDArray, draw: NDArray[np.float64], crop: float, gap: bool) -> NDArray[np.bool_]:
     """(n, c, time) where to hide: up to `crop` of what is known at the ends, and with `gap` a tenth inside."""
-    known = np.isfinite(values).any(1)
-    points = known.shape[1]
-    first, last = known.argmax(1), points - known[:, ::-1].argmax(1)
+    observed = np.isfinite(values).any(1)
+    points = observed.shape[1]
+    first, last = observed.argmax(1), points - observed[:, ::-1].argmax(1)
     length, share = last - first, crop * draw[:, 2]
     begin = first + np.floor(share * draw[:, 3] * length).astype(int)
     end = last - np.floor(share * (1 - draw[:, 3]) * length).astype(int)

@@ -28,8 +28,8 @@ def _channel(values: NDArray[np.float64]) -> NDArray[np.float32]:
     half = (top + lowest) / 2
     above = filled >= half[:, None]
     steps = np.diff(values, axis=1)
-    known = np.isfinite(values)
-    moment = np.where(known, time, np.nan)
+    observed = np.isfinite(values)
+    moment = np.where(observed, time, np.nan)
     columns = [
         mean, std, *np.nanpercentile(values, QUANTILES, axis=1), top, lowest,
         np.nanmean(centred**3, 1), np.nanmean(centred**4, 1),
@@ -58,6 +58,6 @@ def peaks(centred: NDArray[np.float64], width: int = 5) -> NDArray[np.float64]:
 
 def ends(traces: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, channels, time) -> (n, 3): where the trace begins and ends and how much is known - nothing of its values."""
-    known = np.asarray(np.isfinite(traces).any(axis=1))
-    points = known.shape[1]
-    return np.stack([known.argmax(1), points - known[:, ::-1].argmax(1), known.sum(1)], 1).astype(np.float32)
+    observed = np.asarray(np.isfinite(traces).any(axis=1))
+    points = observed.shape[1]
+    return np.stack([observed.argmax(1), points - observed[:, ::-1].argmax(1), observed.sum(1)], 1).astype(np.float32)

@@ -114,7 +114,7 @@ class Reader:
 
 def natural(text: str) -> list[tuple[int, int, str]]:
     """A sort key with numbers as numbers: 2 before 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in re.split(r"(\d+)", text) if piece]
 
 
 def parameters(stem: str) -> dict[str, float]:
@@ -123,8 +123,8 @@ def parameters(stem: str) -> dict[str, float]:
     rest = stem
     if replicate and PARAMETER.search(stem[: replicate.start()]) and not _names_it(stem, replicate.start()):
         rest = stem[: replicate.start()]
-    found = {name: float(value) for name, value in PARAMETER.findall(rest.rpartition("__")[2])}
-    return found | ({"replicate": float(replicate[1])} if replicate and rest != stem else {})
+    parsed = {name: float(value) for name, value in PARAMETER.findall(rest.rpartition("__")[2])}
+    return parsed | ({"replicate": float(replicate[1])} if replicate and rest != stem else {})
 
 
 def _names_it(stem: str, end: int) -> bool:
@@ -254,15 +254,15 @@ def _part(data: Any, start: int, stop: int, turned: bool) -> NDArray:
 
 def _sample_keys(names: list[str], name: str, faults: list[Fault]) -> list[str]:
     """Keys that are numbers, in their order; others and a number's second writing are faults."""
-    found: dict[int, str] = {}
+    key_of_number: dict[int, str] = {}
     for key in sorted(names, key=lambda text: (len(text), text)):
         if not key.isascii() or not key.isdigit():
             faults.append(Fault(name, "skipped", "the sample's key is no number", key))
-        elif int(key) in found:
-            faults.append(Fault(name, "skipped", f"the sample's key repeats {found[int(key)]!r}", key))
+        elif int(key) in key_of_number:
+            faults.append(Fault(name, "skipped", f"the sample's key repeats {key_of_number[int(key)]!r}", key))
         else:
-            found[int(key)] = key
-    return [found[number] for number in sorted(found)]
+            key_of_number[int(key)] = key
+    return [key_of_number[number] for number in sorted(key_of_number)]
 
 
 def _ids(file: h5py.File, keys: list[str], name: str, faults: list[Fault]) -> dict[str, str]:
@@ -284,18 +284,18 @@ def _scalars(group: Any, home: str) -> dict[str, float]:
     """Single numbers of a group, by name; those of the tissue under names that say what they are."""
     import h5py
 
-    found = {}
+    scalars = {}
     for name, data in group.items() if isinstance(group, h5py.Group) else ():
         if isinstance(data, h5py.Dataset) and data.size == 1 and data.dtype.kind in "iuf":
-            found[TISSUE.get(name, name)] = float(np.ravel(data[()])[0])
-    return found
+            scalars[TISSUE.get(name, name)] = float(np.ravel(data[()])[0])
+    return scalars
 
 
 def _features(groups: dict[str, h5py.Group], key: str, cells: int, span: slice) -> dict[str, NDArray]:
     """`features/<name>/<sample>` of these cells: one number, or a NaN-padded list as (cells, k)."""
     import h5py
 
-    found: dict[str, NDArray] = {}
+    features: dict[str, NDArray] = {}
     for name, group in groups.items():
         data = group.get(key)
         if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf" or cells not in data.shape:
@@ -303,5 +303,5 @@ def _features(groups: dict[str, h5py.Group], key: str, cells: int, span: slice) 
         values = np.asarray(data[()], np.float32)
         values = values if values.shape[0] == cells else values.T
         values = values.reshape(cells, -1)[span]
-        found[f"feature_{name}"] = values[:, 0] if values.shape[1] == 1 else values
-    return found
+        features[f"feature_{name}"] = values[:, 0] if values.shape[1] == 1 else values
+    return features

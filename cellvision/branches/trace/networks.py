@@ -96,8 +96,8 @@ class Cnn(Network):
         self.num_features = 2 * widths[-1]
 
     def features(self, traces: Tensor) -> Tensor:
-        signal, known = with_time(traces)
-        return self.drop(pooled(self.layers(signal), known))
+        signal, observed = with_time(traces)
+        return self.drop(pooled(self.layers(signal), observed))
 
 
 class Inception(nn.Module):
@@ -139,11 +139,11 @@ class Residual(Network):
         self.num_features = 2 * wide
 
     def features(self, traces: Tensor) -> Tensor:
-        signal, known = with_time(traces)
+        signal, observed = with_time(traces)
         signal = self.stem(signal)
         for block in self.blocks:
             signal = nn.functional.relu(signal + block(signal))
-        return self.drop(pooled(signal, known))
+        return self.drop(pooled(signal, observed))
 
 
 class RandomKernels(Network):
@@ -167,20 +167,20 @@ class RandomKernels(Network):
         self.num_features = 2 * count + 2 * channels
 
     def features(self, traces: Tensor) -> Tensor:
-        values, known = traces.chunk(2, 1)
-        count = known.sum(2, keepdim=True).clamp(min=1)
-        mean = (values * known).sum(2, keepdim=True) / count
-        centred = (values - mean) * known
+        values, observed = traces.chunk(2, 1)
+        count = observed.sum(2, keepdim=True).clamp(min=1)
+        mean = (values * observed).sum(2, keepdim=True) / count
+        centred = (values - mean) * observed
         deviation = (centred.square().sum(2, keepdim=True) / count).sqrt()
         flat = centred / deviation.clamp(min=1e-6)
-        inside = known.amax(1, keepdim=True)
+        inside = observed.amax(1, keepdim=True)
         share = inside / inside.sum(2, keepdim=True).clamp(min=1)
-        found = [mean.squeeze(2), deviation.squeeze(2)]
+        columns = [mean.squeeze(2), deviation.squeeze(2)]
         for dilation in self.dilations:
             weight, bias = getattr(self, f"weight_{dilation}"), getattr(self, f"bias_{dilation}")
             out = nn.functional.conv1d(flat, weight, bias, padding=dilation * (LONGEST // 2), dilation=dilation)
-            found += [((out > 0) * share).sum(2), out.masked_fill(inside == 0, -1e3).amax(2)]
-        return torch.cat(found, 1)
+            columns += [((out > 0) * share).sum(2), out.masked_fill(inside == 0, -1e3).amax(2)]
+        return torch.cat(columns, 1)
 
 
 class Joint(Network):

@@ -83,12 +83,12 @@ def named_classes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     names = tables.read_text(path)
     if not {*CLASSES} <= {*names.columns}:
         return table
-    known = names.set_index(CLASSES[0])[CLASSES[1]]
+    name_of_code = names.set_index(CLASSES[0])[CLASSES[1]]
     codes = table[CLASSES[0]].astype(str)
-    unknown = codes[~codes.isin(known.index)]
+    unknown = codes[~codes.isin(name_of_code.index)]
     if len(unknown):
         raise ConfigError(f"{path} has no name for class {unknown.iloc[0]!r} of row {unknown.index[0] + 2}")
-    return table.assign(**{CLASSES[0]: codes.map(known)})
+    return table.assign(**{CLASSES[0]: codes.map(name_of_code)})
 
 
 def _pick(table: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: str) -> str | None:
@@ -100,16 +100,16 @@ def _pick(table: pd.DataFrame, given: str | None, usual: tuple[str, ...], what: 
 
 def _wide(table: pd.DataFrame, channels: tuple[str, ...]) -> dict[str, dict[int, str]]:
     """channel -> time -> column, of prefixes with at least LEAST numbers; only those asked for, where some are."""
-    found: dict[str, dict[int, str]] = {}
+    columns: dict[str, dict[int, str]] = {}
     for column in table.columns:
         match = WIDE.match(str(column))
         if match:
-            found.setdefault(match[1] or TRACE, {})[int(match[2])] = column
-    found = {name: times for name, times in found.items() if len(times) >= LEAST}
-    missing = [name for name in channels if name not in found]
-    if found and missing:
-        raise ConfigError(f"no channel {missing[0]!r}; channels: {', '.join(found)}")
-    return {name: found[name] for name in channels} if channels and found else found
+            columns.setdefault(match[1] or TRACE, {})[int(match[2])] = column
+    columns = {name: times for name, times in columns.items() if len(times) >= LEAST}
+    missing = [name for name in channels if name not in columns]
+    if columns and missing:
+        raise ConfigError(f"no channel {missing[0]!r}; channels: {', '.join(columns)}")
+    return {name: columns[name] for name in channels} if channels and columns else columns
 
 
 def _from_wide(table: pd.DataFrame, name: str, wide: dict[str, dict[int, str]], path: Path) -> TraceTable:
@@ -144,9 +144,9 @@ def _from_long(
     codes, ids = pd.factorize(table[name].astype(str))
     varying = table.groupby(codes).nunique(dropna=True).max() > 1
     numeric = table.select_dtypes("number").columns
-    found = list(channels) or [column for column in numeric if varying[column] and column not in (*key, *labels)]
-    lost = [column for column in found if column not in table]
-    if lost or not found:
+    measured = list(channels) or [column for column in numeric if varying[column] and column not in (*key, *labels)]
+    lost = [column for column in measured if column not in table]
+    if lost or not measured:
         raise ConfigError(
             f"{path} has no channel {lost[0]!r}" if lost else f"{path} has no numbers that change with time"
         )
@@ -154,11 +154,14 @@ def _from_long(
     longest = int(np.bincount(codes).max())
     if len(grid) > 4 * longest:
         raise ConfigError(f"{path}: {len(grid)} different times for traces of at most {longest}; put them on one grid")
-    values = np.full((len(ids), len(found), len(grid)), np.nan, np.float32)
-    values[codes, :, np.searchsorted(grid, table[time].to_numpy())] = _numbers(table[found], path)
-    known = table.loc[
+    values = np.full((len(ids), len(measured), len(grid)), np.nan, np.float32)
+    values[codes, :, np.searchsorted(grid, table[time].to_numpy())] = _numbers(table[measured], path)
+    per_trace = table.loc[
         ~pd.Series(codes).duplicated().to_numpy(), [c for c in table.columns if not varying[c] or c == name]
     ]
     return TraceTable(
-        known.drop(columns=[c for c in (time,) if c in known]).reset_index(drop=True), name, values, tuple(found)
+        per_trace.drop(columns=[c for c in (time,) if c in per_trace]).reset_index(drop=True),
+        name,
+        values,
+        tuple(measured),
     )
