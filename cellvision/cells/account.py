@@ -72,10 +72,10 @@ def tell(out: Path, strict: bool) -> None:
     """The counts, what was left out and why, the files that were skipped; RejectedInput under --strict."""
 
     metrics, images = files.read_json(out / "metrics.json"), files.read_parquet(out / "images.parquet")
-    found = {mode: metrics[f"{mode}s"] for mode in MODES}
+    counts = {mode: metrics[f"{mode}s"] for mode in MODES}
     read, ignored = metrics["images_ok"], metrics["images_ignored"]
-    say(f"segment: {counted(found)} in {read} images; {ignored} files ignored -> {out}")
-    if found["object"] or found["tile"]:
+    say(f"segment: {counted(counts)} in {read} images; {ignored} files ignored -> {out}")
+    if counts["object"] or counts["tile"]:
         say("segment: objects and tiles are no single cells; the column mode of cells.parquet tells them apart")
     reasons = ", ".join(f"{flag} {metrics[f'dropped_{flag}']}" for flag in FLAGS if metrics[f"dropped_{flag}"])
     if reasons:

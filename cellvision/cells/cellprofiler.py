@@ -62,8 +62,8 @@ def intensities(labels: NDArray[np.integer], pixels: NDArray[Any], names: tuple[
     largest = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
     columns: dict[str, Numbers] = {}
     for channel, name in enumerate(names):
-        found = _by_owner(owner, pixels[..., channel][inside], len(present))
-        columns |= {f"Intensity_{what}_{name}": column / largest for what, column in found.items()}
+        statistics = _by_owner(owner, pixels[..., channel][inside], len(present))
+        columns |= {f"Intensity_{what}_{name}": column / largest for what, column in statistics.items()}
     return pd.DataFrame(columns, index=present.astype(np.int64))
 
 
@@ -89,8 +89,8 @@ def _ranked(owner: NDArray[np.intp], values: NDArray[Any]) -> Numbers:
     """(m,) values by owner, sorted within each."""
     if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:  # both fit into one whole number, which sorts faster
         low = np.iinfo(values.dtype).min
-        both = np.sort(owner.astype(np.int64) << 16 | (values.astype(np.int64) - low))
-        return ((both & 0xFFFF) + low).astype(np.float64)
+        keys = np.sort(owner.astype(np.int64) << 16 | (values.astype(np.int64) - low))
+        return ((keys & 0xFFFF) + low).astype(np.float64)
     return values[np.lexsort((values, owner))].astype(np.float64)
 
 

@@ -74,12 +74,12 @@ def cut(pixels: NDArray[np.uint8], masks: NDArray[np.int32], cells: pd.DataFrame
         side = max(size, round(size / cell.scale))
         top, left = (cell.y0 + cell.y1 - side) // 2, (cell.x0 + cell.x1 - side) // 2
         window = _window(pixels, top, left, side, beyond)
-        own = (_window(masks, top, left, side, 0) == cell.mask_label).astype(np.uint8) * 255
+        cell_mask = (_window(masks, top, left, side, 0) == cell.mask_label).astype(np.uint8) * 255
         if side != size:
             window = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA).reshape(size, size, -1)
-            own = np.where(cv2.resize(own, (size, size), interpolation=cv2.INTER_AREA) > 127, 255, 0)
+            cell_mask = np.where(cv2.resize(cell_mask, (size, size), interpolation=cv2.INTER_AREA) > 127, 255, 0)
         out[row, ..., :-1] = window
-        out[row, ..., -1] = own
+        out[row, ..., -1] = cell_mask
     return out
 
 

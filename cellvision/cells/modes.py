@@ -29,8 +29,8 @@ FULL = 0.5  # least share of a tile that is foreground
 
 def counted(found: Mapping[Any, int]) -> str:
     """How many items of each mode -> `12 cells, 1 object`; modes without any are left out, if there are any at all."""
-    some = [mode for mode in MODES if found.get(mode)] or ["cell"]
-    return ", ".join(f"{found.get(mode, 0)} {mode}{'' if found.get(mode) == 1 else 's'}" for mode in some)
+    present = [mode for mode in MODES if found.get(mode)] or ["cell"]
+    return ", ".join(f"{found.get(mode, 0)} {mode}{'' if found.get(mode) == 1 else 's'}" for mode in present)
 
 
 def choose(masks: NDArray[np.int32]) -> Mode:
@@ -40,8 +40,8 @@ def choose(masks: NDArray[np.int32]) -> Mode:
         return "cell"
     largest = int(cells["area_px"].to_numpy().argmax())
     area, label = (int(cells[name].iloc[largest]) for name in ("area_px", "mask_label"))
-    own, cover = area / int(cells["area_px"].sum()), area / masks.size
-    if own < OWN or not COVER[0] <= cover <= COVER[1]:
+    share, cover = area / int(cells["area_px"].sum()), area / masks.size
+    if share < OWN or not COVER[0] <= cover <= COVER[1]:
         return "cell"
     return "object" if shapes.solidity(shapes.runs_of((masks == label).astype(np.uint8)))[0] < BRANCHED else "cell"
 

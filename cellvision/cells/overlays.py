@@ -79,11 +79,17 @@ def find(pixels: NDArray[np.uint8]) -> tuple[Mask, list[Overlay]]:
     if afar == 1:
         return _find(pixels)
     small = cv2.resize(pixels, (-(-width // afar), -(-height // afar)), interpolation=cv2.INTER_AREA)
-    mask, found = _find(np.asarray(small, np.uint8).reshape(*small.shape[:2], -1))
+    mask, overlays = _find(np.asarray(small, np.uint8).reshape(*small.shape[:2], -1))
     whole = mask.repeat(afar, 0).repeat(afar, 1)[:height, :width]
     return whole, [
-        Overlay(one.kind, one.y0 * afar, one.x0 * afar, min(one.y1 * afar, height), min(one.x1 * afar, width))
-        for one in found
+        Overlay(
+            overlay.kind,
+            overlay.y0 * afar,
+            overlay.x0 * afar,
+            min(overlay.y1 * afar, height),
+            min(overlay.x1 * afar, width),
+        )
+        for overlay in overlays
     ]
 
 
@@ -92,23 +98,23 @@ def _find(pixels: NDArray[np.uint8]) -> tuple[Mask, list[Overlay]]:
 
     shape = pixels.shape[:2]
     strips = find_strips(pixels)
-    found: list[Overlay] = []
+    overlays: list[Overlay] = []
     drawn = np.zeros(shape, np.uint8)
     for ink, pure, clear, coloured in inks(pixels):
         pieces, labels = pieces_of(ink, pure, clear)
         bars = [_with_text(bar, ink) for bar in coloured_bars(pure, clear)] if coloured else []
-        bars = [bar for bar in bars or scale_bars(pieces, pure, clear) if not any(_meet(bar, old) for old in found)]
-        captions = text_lines(pieces[~_within(pieces, found + bars)], shape[0])
-        found += captions + bars
+        bars = [bar for bar in bars or scale_bars(pieces, pure, clear) if not any(_meet(bar, old) for old in overlays)]
+        captions = text_lines(pieces[~_within(pieces, overlays + bars)], shape[0])
+        overlays += captions + bars
         if captions:
             lines = leader_lines(pieces[~_within(pieces, captions + bars)], shape)
-            found += [_box("line", lines.loc[[label]]) for label in lines.index]
+            overlays += [_box("line", lines.loc[[label]]) for label in lines.index]
             drawn |= np.isin(labels, lines.index.to_numpy())
     mask = cv2.dilate(drawn, np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)) > 0
-    for overlay in [*strips, *found]:
+    for overlay in [*strips, *overlays]:
         if overlay.kind != "line":
             mask[_padded(overlay)] = True
-    return mask, [*strips, *sorted(found, key=lambda overlay: (overlay.y0, overlay.x0))]
+    return mask, [*strips, *sorted(overlays, key=lambda overlay: (overlay.y0, overlay.x0))]
 
 
 def clear_of(masks: NDArray[np.int32], overlay: Mask) -> tuple[NDArray[np.int32], int]:
@@ -137,9 +143,9 @@ def _padded(overlay: Overlay) -> tuple[slice, slice]:
 def _within(pieces: pd.DataFrame, overlays: list[Overlay]) -> NDArray[np.bool_]:
     """(n,) whether the box of a piece lies in that of an overlay, give or take EDGE."""
     inside = np.zeros(len(pieces), bool)
-    for one in overlays:
-        level = (pieces["y0"] >= one.y0 - EDGE) & (pieces["y1"] <= one.y1 + EDGE)
-        inside |= (level & (pieces["x0"] >= one.x0 - EDGE) & (pieces["x1"] <= one.x1 + EDGE)).to_numpy()
+    for overlay in overlays:
+        level = (pieces["y0"] >= overlay.y0 - EDGE) & (pieces["y1"] <= overlay.y1 + EDGE)
+        inside |= (level & (pieces["x0"] >= overlay.x0 - EDGE) & (pieces["x1"] <= overlay.x1 + EDGE)).to_numpy()
     return inside
 
 
@@ -156,25 +162,25 @@ def inks(pixels: NDArray[np.uint8]) -> list[tuple[Mask, Mask, Mask, bool]]:
 
     A colour that much of the image has is left out: it is the background, or a stain.
     """
-    found = []
+    layers = []
     for plane in (pixels.max(axis=2), 255 - pixels.min(axis=2)):
         pure = plane <= INK
         if 0 < pure.mean() <= MOSTLY:
-            found.append((pure | _strokes(plane), pure, plane >= INK + CONTRAST, False))
+            layers.append((pure | _strokes(plane), pure, plane >= INK + CONTRAST, False))
     for colour in _purities(pixels):
         ink, pure = colour >= COLOURED[1], colour >= COLOURED[2]
         if pure.any() and ink.mean() <= COLOUR_MOSTLY:
-            found.append((ink, pure, colour <= COLOURED[0], True))
-    return found
+            layers.append((ink, pure, colour <= COLOURED[0], True))
+    return layers
 
 
 def _purities(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.int16]]:
     """(H, W) of red, green, blue and of their opposites: how far the channels of the colour lie above the others."""
     if pixels.shape[2] == 3:
         red, green, blue = (np.ascontiguousarray(pixels[..., channel]).astype(np.int16) for channel in range(3))
-        for one, first, second in ((red, green, blue), (green, blue, red), (blue, red, green)):
-            yield one - np.maximum(first, second)
-            yield np.minimum(first, second) - one
+        for colour, first, second in ((red, green, blue), (green, blue, red), (blue, red, green)):
+            yield colour - np.maximum(first, second)
+            yield np.minimum(first, second) - colour
 
 
 def _strokes(plane: NDArray[np.uint8]) -> Mask:
@@ -227,10 +233,10 @@ def text_lines(pieces: pd.DataFrame, image_height: int) -> list[Overlay]:
     """Rows of characters: alike in height, thin of stroke, on one line, close together."""
     tall = pieces["height"].between(GLYPH[0], GLYPH[1] * image_height)
     slim = (pieces["width"] <= BROAD * pieces["height"]) & (pieces["stroke_px"] <= STROKE * pieces["height"])
-    some = pieces[tall & slim & pieces["crisp"]]
-    if not LETTERS <= len(some) <= MANY:
+    glyphs = pieces[tall & slim & pieces["crisp"]]
+    if not LETTERS <= len(glyphs) <= MANY:
         return []
-    rows = some.groupby(_row_of(some))
+    rows = glyphs.groupby(_row_of(glyphs))
     return [_box("caption", row) for _, row in rows if _is_text(row)]
 
 

@@ -49,13 +49,13 @@ def describe(
     cells["solidity"] = shapes.solidity(shapes.runs_of(masks)).astype(np.float32)
     cells["focus"] = focus(masks, energies)[index - 1]
     cells["saturation"] = saturation(masks, pixels)[index - 1]
-    own = {name: score[index - 1] for name, score in scores.items() if name not in cells}
+    cell_scores = {name: score[index - 1] for name, score in scores.items() if name not in cells}
     image = {
         "coverage": float((masks > 0).mean()),
         "median_diameter_px": float(cells["diameter_px"].median()) if len(cells) else None,
         "focus": image_focus(energies),
     }
-    return flagged(cells.assign(**own)), image
+    return flagged(cells.assign(**cell_scores)), image
 
 
 def flagged(cells: pd.DataFrame) -> pd.DataFrame:

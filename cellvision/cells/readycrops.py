@@ -47,7 +47,7 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
     """Decode some crops; a file that cannot be read becomes a row with its reason and no pixels."""
     folder, names, how = task
     root = folder.resolve()
-    found = []
+    rows = []
     for name in names:
         path = folder / name
         row: dict[str, Any] = {"path": name, "status": "ok", "reason": str(Reason.OK), "note": "", "pixels": None}
@@ -59,8 +59,8 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
             row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
         except ImageError as error:
             row |= {"status": "skipped", "reason": str(error.reason), "note": str(error)}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def gather(
@@ -72,7 +72,7 @@ def gather(
     names = table["image"].tolist()
     tasks = [(folder, names[start : start + CHUNK], read) for start in range(0, len(names), CHUNK)]
     parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks), "parts")
-    rows = [row for part in parts for row in part]
+    rows = [row for batch in parts for row in batch]
     good = [row for row in rows if row["status"] == "ok"]
     if not good:
         raise NoUsableInput(f"none of the {len(rows)} crops can be read; the first: {rows[0]['note']}")
@@ -93,21 +93,22 @@ def describe(good: list[dict[str, Any]], metadata: pd.DataFrame, unit: str | Non
     """The cells table of ready crops: the unit is the source they were cut from."""
     import pandas as pd
 
-    own = metadata.loc[[row["path"] for row in good]].reset_index()
+    crops = metadata.loc[[row["path"] for row in good]].reset_index()
     sides = np.array([row["pixels"].shape[:2] for row in good])
     position = np.arange(len(good))
-    source = own[unit].astype(str) if unit else own["image"]
+    source = crops[unit].astype(str) if unit else crops["image"]
     cells = pd.DataFrame({
-        "item_id": own["image"], "source_id": source, "unit": source,
+        "item_id": crops["image"], "source_id": source, "unit": source,
         "source_hash": [row["pixel_hash"] for row in good],
-        "group": own["group"] if "group" in own else [group_of(name) for name in own["image"]], "path": own["image"],
+        "group": crops["group"] if "group" in crops else [group_of(name) for name in crops["image"]],
+        "path": crops["image"],
         "y": sides[:, 0] / 2, "x": sides[:, 1] / 2, "area_px": sides.prod(1), "touches_border": False,
         "scale": np.minimum(1, size / sides.max(1)).astype(np.float32),
         "crop_shard": position // cropstore.SHARD_ROWS, "crop_row": position % cropstore.SHARD_ROWS,
-        "annotation": own["label"],
+        "annotation": crops["label"],
     })  # fmt: skip
-    kept = [name for name in own.columns if name not in cells and name not in ("image", "label")]
-    return pd.concat([cells, own[kept]], axis=1)
+    kept = [name for name in crops.columns if name not in cells and name not in ("image", "label")]
+    return pd.concat([cells, crops[kept]], axis=1)
 
 
 def group_of(name: str) -> str:

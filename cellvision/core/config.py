@@ -81,7 +81,7 @@ def changed(cfg: BaseModel, usual: Any = None) -> Iterator[str]:
         value = getattr(cfg, name)
         default = getattr(usual, name) if isinstance(usual, type(cfg)) else type(cfg).model_fields[name].get_default()
         if isinstance(value, BaseModel):
-            yield from (f"{name}.{part}" for part in changed(value, default))
+            yield from (f"{name}.{key}" for key in changed(value, default))
         elif value != default:
             yield name
 
@@ -186,12 +186,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`, mapping by mapping."""
-    both = {
+    nested = {
         key: merge(base[key], over[key])
         for key in over
         if isinstance(base.get(key), dict) and isinstance(over[key], dict)
     }
-    return base | over | both
+    return base | over | nested
 
 
 def assign(target: dict[str, Any], dotted: str, value: Any) -> None:
@@ -203,8 +203,8 @@ def assign(target: dict[str, Any], dotted: str, value: Any) -> None:
             inner = {"name": inner}
         target[key] = inner if isinstance(inner, dict) else {}
         target = target[key]
-    held = target.get(last)
-    if isinstance(held, dict) and "name" in held and isinstance(value, str):
+    previous = target.get(last)
+    if isinstance(previous, dict) and "name" in previous and isinstance(value, str):
         value = {"name": value}
     target[last] = value
 
@@ -232,7 +232,7 @@ def build(model: type[Model], data: Mapping[str, Any]) -> Model:
 
 def _faults(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
+        where = ".".join(str(key) for key in fault["loc"])
         if fault["type"] == "extra_forbidden":
             yield unknown_key(where, keys_beside(model, fault["loc"]))
         elif fault["type"] == "missing":
@@ -245,8 +245,8 @@ def _faults(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
 
 def keys_beside(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The keys that would have been valid where an unknown one stood."""
-    for part in loc[:-1]:
-        field = model.model_fields.get(str(part))
+    for key in loc[:-1]:
+        field = model.model_fields.get(str(key))
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return []
         model = field.annotation

@@ -70,8 +70,8 @@ def members(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) in (None, Literal, tuple, dict):
         yield annotation
     else:
-        for part in get_args(annotation):
-            yield from members(part)
+        for member in get_args(annotation):
+            yield from members(member)
 
 
 def leaves(annotation: Any) -> Iterator[Any]:
@@ -79,8 +79,8 @@ def leaves(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) is None:
         yield annotation
     else:
-        for part in get_args(annotation):
-            yield from leaves(part)
+        for inner in get_args(annotation):
+            yield from leaves(inner)
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
@@ -89,19 +89,19 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
         return tuple(str(word) for word in get_args(annotation) if word is not None)
     if annotation == bool | None:
         return ("true", "false")
-    words = (word for part in get_args(annotation) for word in choices_of(part))
+    words = (word for inner in get_args(annotation) for word in choices_of(inner))
     return tuple(dict.fromkeys(words))
 
 
 def registry_of(field: FieldInfo) -> Registry | None:
     """The family whose plugins a key chooses from."""
-    return next((part for part in field.metadata if isinstance(part, Registry)), None)
+    return next((entry for entry in field.metadata if isinstance(entry, Registry)), None)
 
 
 def registries(model: type[BaseModel]) -> dict[str, Registry]:
     """The keys of a config that choose a plugin."""
-    found = {key: registry_of(field) for key, field in model.model_fields.items()}
-    return {key: registry for key, registry in found.items() if registry}
+    by_key = {key: registry_of(field) for key, field in model.model_fields.items()}
+    return {key: registry for key, registry in by_key.items() if registry}
 
 
 def chosen_plugins(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, str]:
@@ -126,11 +126,11 @@ def keys(model: type[StageModel], chosen: Mapping[str, str]) -> Iterator[Key]:
         if inner is None or registry:
             flag = bool(config.field_traits(model, name).get("flag", True))
             yield Key(name, "", field, field.default, choices=words, flag=flag)
-        for part, below in inner.model_fields.items() if inner else ():
-            if not (registry and part == "name"):
-                default = below.default if registry else getattr(field.default, part)
-                flag = bool(config.field_traits(inner, part).get("flag", True)) if inner else True
-                dotted = f"{name}.{part}"
+        for option, below in inner.model_fields.items() if inner else ():
+            if not (registry and option == "name"):
+                default = below.default if registry else getattr(field.default, option)
+                flag = bool(config.field_traits(inner, option).get("flag", True)) if inner else True
+                dotted = f"{name}.{option}"
                 yield Key(dotted, name, below, default, short.get(dotted), choices_of(below.annotation), flag)
 
 
@@ -145,7 +145,9 @@ def inner_model(name: str, field: FieldInfo, chosen: Mapping[str, str]) -> type[
 
 def owners(model: type[StageModel], name: str) -> str:
     """`--branch rna or fusion` for a key of plugins that are not chosen; empty where no plugin has it."""
-    key, _, part = model.short.get(name, name).partition(".")
+    key, _, option = model.short.get(name, name).partition(".")
     registry = registries(model).get(key)
-    have = [plugin for plugin in registry.names() if part in registry.options(plugin).model_fields] if registry else []
-    return f"--{key} {' or '.join(have)}" if have and part != "name" else ""
+    if registry is None:
+        return ""
+    have = [plugin for plugin in registry.names() if option in registry.options(plugin).model_fields]
+    return f"--{key} {' or '.join(have)}" if have and option != "name" else ""

@@ -123,7 +123,7 @@ def _evaluated(tree: ast.Module, config: ast.stmt, module: str) -> Any:
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
 def _defined(node: ast.stmt) -> set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 def derive(seed: int, *names: Any) -> int:
     """A 64-bit seed that depends on the root seed and every name, and on nothing else."""
-    text = "\x1f".join(str(part) for part in (seed, *names))
+    text = "\x1f".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

@@ -44,8 +44,8 @@ class RunDir:
         what = {"stage": stage, "revision": revision, "config": result_keys(cfg), "inputs": dict(inputs or {})}
         lock = _lock(out)
         record = read_record(out)
-        mine = fingerprint(what)
-        if record and record["fingerprint"] != mine:
+        expected = fingerprint(what)
+        if record and record["fingerprint"] != expected:
             lock.close()
             raise ConfigError(
                 f"{out} was made by another configuration ({'; '.join(_differences(record, what))}); "
@@ -58,7 +58,7 @@ class RunDir:
         if not done:
             _remove_temporaries(out)
             record = {
-                "schema": SCHEMA, **what, "status": "running", "fingerprint": mine, "command": sys.argv[:],
+                "schema": SCHEMA, **what, "status": "running", "fingerprint": expected, "command": sys.argv[:],
                 "seed": cfg.seed, "versions": _versions(), "git": _git(), "started": record.get("started", _now()),
             }  # fmt: skip
             files.write_json(out / "run.json", record)  # first: the sign that the directory is ours
@@ -126,9 +126,9 @@ def read_record(out: Path) -> dict[str, Any]:
     except ValueError:
         raise ConfigError(f"{path} is damaged; delete the folder {out} and run again") from None
     if record.get("schema") != SCHEMA:
-        made = record.get("versions", {}).get("cellvision", "unknown")
+        writer = record.get("versions", {}).get("cellvision", "unknown")
         raise ConfigError(
-            f"{out} has run schema {record.get('schema')} (cellvision {made}); this is {__version__}, schema {SCHEMA}"
+            f"{out} has run schema {record.get('schema')} (cellvision {writer}); this is {__version__}, schema {SCHEMA}"
         )
     return record
 
@@ -207,13 +207,13 @@ def _lock_file(handle: TextIO) -> None:
 def _versions() -> dict[str, str]:
     import importlib.metadata
 
-    found = {"cellvision": __version__, "python": sys.version.split()[0]}
+    versions = {"cellvision": __version__, "python": sys.version.split()[0]}
     for library in LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "missing"
-    return found
+            versions[library] = "missing"
+    return versions
 
 
 def _git() -> str | None:

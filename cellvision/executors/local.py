@@ -37,13 +37,13 @@ def cores() -> int:
 
 def free_memory() -> float:
     """Bytes that are free on this machine, or at most the limit of the container it is."""
-    found = []
+    bounds = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        bounds += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-        found.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(found, default=UNKNOWN_MEMORY)
+        bounds.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(bounds, default=UNKNOWN_MEMORY)
 
 
 def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:

@@ -47,9 +47,9 @@ def ragged(path: Path, dialect: Dialect, width: int) -> str | None:
     """The first lines whose number of fields is not the header's."""
     rows = itertools.islice(every(path, dialect), 1, None)
     other = (f"line {line} has {len(record)}" for line, record in rows if len(record) != width)
-    found = list(itertools.islice(other, SHOWN + 1))
-    more = ", and more" if len(found) > SHOWN else ""
-    return f"{path}: the header has {width} fields, but {', '.join(found[:SHOWN])}{more}" if found else None
+    lines = list(itertools.islice(other, SHOWN + 1))
+    more = ", and more" if len(lines) > SHOWN else ""
+    return f"{path}: the header has {width} fields, but {', '.join(lines[:SHOWN])}{more}" if lines else None
 
 
 def refuse_ragged(path: Path, dialect: Dialect, width: int) -> None:

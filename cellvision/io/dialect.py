@@ -50,9 +50,9 @@ class Dialect:
     def text(self) -> str:
         """For the person."""
         names = {"\t": "tab", " ": "space", ONE_COLUMN: "none (one column)"}
-        found = f"encoding {self.encoding}, separator {names.get(self.separator, self.separator)}"
+        description = f"encoding {self.encoding}, separator {names.get(self.separator, self.separator)}"
         grouped = "".join(mark for mark in ",." if mark in self.group)
-        return f"{found}, decimal {self.decimal}" + (f", thousands {grouped}" if grouped else "")
+        return f"{description}, decimal {self.decimal}" + (f", thousands {grouped}" if grouped else "")
 
 
 def sniff(
@@ -112,34 +112,34 @@ def _sample(path: Path, encoding: str) -> str:
 
 def _some_rows(sample: str, separator: str, where: Path) -> list[tuple[int, list[str]]]:
     """(line, fields) of the first rows that are not empty, as far as they make sense with this separator."""
-    found: list[tuple[int, list[str]]] = []
+    rows: list[tuple[int, list[str]]] = []
     reader = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
     cells = 0
     try:
         for record in reader:
             if record:
-                found.append((reader.line_num, record))
+                rows.append((reader.line_num, record))
                 cells += len(record)
-            if len(found) >= SAMPLE_ROWS or cells > SAMPLE_CELLS:
+            if len(rows) >= SAMPLE_ROWS or cells > SAMPLE_CELLS:
                 break
     except csv.Error as error:
         raise ConfigError(f"{where}, line {reader.line_num}: {error}") from None
-    return found
+    return rows
 
 
 def find_separator(sample: str, where: Path) -> str:
     """The one that cuts most rows into as many fields as the header, and of those the one with most fields."""
     if not sample.strip():
         raise NoUsableInput(f"{where} holds no rows")
-    best, found = (0.0, 1), ONE_COLUMN
+    best, chosen = (0.0, 1), ONE_COLUMN
     for separator in SEPARATORS:
         if separator not in sample:
             continue
         header, *counts = [len(record) for _, record in _some_rows(sample, separator, where)]
         same = round(sum(count == header for count in counts) / len(counts), 1) if counts else 1.0
         if header > 1 and (same, header) > best and (separator != " " or same > 0.5):
-            best, found = (same, header), separator
-    return found
+            best, chosen = (same, header), separator
+    return chosen
 
 
 def reading(cell: str) -> str | None:

@@ -83,7 +83,7 @@ def _known(value: Any) -> bool:
 
 def geometry(parts: list[polygons.Polygon]) -> dict[str, Any]:
     """The polygons of one cell as GeoJSON."""
-    coordinates = [[ring.tolist() for ring in part] for part in parts]
+    coordinates = [[ring.tolist() for ring in polygon] for polygon in parts]
     if len(coordinates) == 1:
         return {"type": "Polygon", "coordinates": coordinates[0]}
     return {"type": "MultiPolygon", "coordinates": coordinates}
@@ -94,7 +94,7 @@ def colour(name: Any) -> list[int]:
     import colorsys
 
     turn = int(uuid.uuid5(uuid.NAMESPACE_URL, str(name)).hex[:8], 16) / 2**32
-    return [round(255 * part) for part in colorsys.hsv_to_rgb(turn, 0.8, 0.85)]
+    return [round(255 * channel) for channel in colorsys.hsv_to_rgb(turn, 0.8, 0.85)]
 
 
 def write_geojson(path: Path, found: Iterable[dict[str, Any]], image: Mapping[str, Any]) -> int:
@@ -159,15 +159,17 @@ def read_geojson(path: Path, shape: tuple[int, int] | None = None, limits: Limit
     lie on larger ones. Points, lines and empty shapes are left out and counted. Raises ImageError.
     """
     document = _load_json(path)
-    found = document.get("features") if isinstance(document, dict) else document
-    if not isinstance(found, list):
+    feature_list = document.get("features") if isinstance(document, dict) else document
+    if not isinstance(feature_list, list):
         raise ImageError(Reason.E_NOT_IMAGE, f"{path.name} holds no GeoJSON FeatureCollection; export one from QuPath")
     shape = _shape_for(document, shape, path)
     limits = limits or Limits()
     if shape[0] * shape[1] > limits.max_megapixels * 1e6:
         raise ImageError(Reason.E_TOO_LARGE, f"{path.name} is for {shape[1]} x {shape[0]} px; raise max_megapixels")
-    shapes = [_shape_of(feature, number, path) for number, feature in enumerate(found)]
-    numbers = _numbered([_told(feature) if rings else 0 for feature, rings in zip(found, shapes, strict=True)])
+    shapes = [_shape_of(feature, number, path) for number, feature in enumerate(feature_list)]
+    numbers = _numbered(
+        [_label_of(feature) if rings else 0 for feature, rings in zip(feature_list, shapes, strict=True)]
+    )
     labels, hidden = _painted(shapes, numbers, shape, path)
     present = set(np.unique(labels).tolist())
     left_out = sum(not rings for rings in shapes)
@@ -183,7 +185,7 @@ def read_geojson(path: Path, shape: tuple[int, int] | None = None, limits: Limit
     ]
     classes = {
         number: name
-        for feature, number in zip(found, numbers, strict=True)
+        for feature, number in zip(feature_list, numbers, strict=True)
         if number in present and (name := _class_of(feature))
     }
     return Outlines(labels, classes, tuple(notes))
@@ -205,12 +207,12 @@ def _shape_for(document: Any, shape: tuple[int, int] | None, path: Path) -> tupl
     about = document.get("image") if isinstance(document, dict) else None
     sides = [about.get(name) for name in ("height", "width")] if isinstance(about, dict) else []
     whole = [side for side in sides if isinstance(side, int) and side > 0]
-    told = (whole[0], whole[1]) if len(whole) == 2 else None
-    if shape is None and told is None:
+    stated = (whole[0], whole[1]) if len(whole) == 2 else None
+    if shape is None and stated is None:
         raise ImageError(Reason.E_CORRUPT, f"{path.name} does not tell the size of its image; say it")
-    if shape is not None and told is not None and told != tuple(shape):
-        raise _wrong_size(path, told, shape)
-    return shape or told  # type: ignore[return-value]
+    if shape is not None and stated is not None and stated != tuple(shape):
+        raise _wrong_size(path, stated, shape)
+    return shape or stated  # type: ignore[return-value]
 
 
 def _wrong_size(path: Path, found: tuple[int, ...], shape: tuple[int, int]) -> ImageError:
@@ -229,7 +231,7 @@ def _shape_of(feature: Any, number: int, path: Path) -> list[polygons.Ring]:
         return []
     try:
         parts = SHAPES[str(kind)](form["coordinates"])
-        rings = [np.array([point[:2] for point in ring], np.float64) for part in parts for ring in part]
+        rings = [np.array([point[:2] for point in ring], np.float64) for polygon in parts for ring in polygon]
         good = all(
             ring.ndim == 2 and ring.shape[1] == 2 and len(ring) > 2 and bool((np.abs(ring) < LARGEST).all())
             for ring in rings
@@ -243,13 +245,13 @@ def _shape_of(feature: Any, number: int, path: Path) -> list[polygons.Ring]:
     return [np.concatenate([ring, ring[:1]]) if (ring[0] != ring[-1]).any() else ring for ring in rings]
 
 
-def _told(feature: Any) -> int:
+def _label_of(feature: Any) -> int:
     """The label a feature brings with it, as QuPath 0.4 and newer, or an older one, writes measurements; else 0."""
     properties = feature.get("properties")
-    held = properties.get("measurements") if isinstance(properties, dict) else None
-    if isinstance(held, list):
-        held = {one.get("name"): one.get("value") for one in held if isinstance(one, dict)}
-    value = held.get(LABEL) if isinstance(held, dict) else None
+    measurements = properties.get("measurements") if isinstance(properties, dict) else None
+    if isinstance(measurements, list):
+        measurements = {entry.get("name"): entry.get("value") for entry in measurements if isinstance(entry, dict)}
+    value = measurements.get(LABEL) if isinstance(measurements, dict) else None
     good = isinstance(value, (int, float)) and 0 < value <= LARGEST and value == int(value)
     return int(value) if good and value is not None else 0
 

@@ -42,10 +42,10 @@ def frame(file: h5py.File, name: str) -> pd.DataFrame:
         return table
     table = pd.DataFrame({field: node[field] for field in node.dtype.names or ()})
     for column in table:
-        table[column] = [_word(part) for part in table[column]]
+        table[column] = [_word(value) for value in table[column]]
         coded = f"uns/{column}_categories"
         if coded in file:
-            words = [_word(part) for part in file[coded][()]]
+            words = [_word(value) for value in file[coded][()]]
             table[column] = [words[code] if code >= 0 else None for code in table[column]]
     table = table.set_index("index") if "index" in table else table
     table.index = table.index.astype(str)
@@ -65,14 +65,14 @@ def layout(file: h5py.File, name: str) -> Layout:
         if node.ndim != 2 or node.dtype.kind not in "iufb":
             raise ConfigError(f"{where} is no matrix of numbers")
         return Layout(where, "dense", node.shape, node.size * node.dtype.itemsize)
-    shape = tuple(int(part) for part in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))
+    shape = tuple(int(side) for side in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))
     kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", ""))).removesuffix("_matrix")
     if kind not in ("csr", "csc") or len(shape) != 2 or {"data", "indices", "indptr"} - set(node):
         raise ConfigError(f"{where} is no matrix this reads (dense, csr or csc), but {kind or 'unknown'!r}")
     lines = shape[0] if kind == "csr" else shape[1]
     if node["indptr"].size != lines + 1 or node["data"].size != node["indices"].size:
         raise ConfigError(f"{where} is damaged: its parts do not fit a {kind} matrix of {shape}")
-    size = sum(node[part].size * node[part].dtype.itemsize for part in ("data", "indices"))
+    size = sum(array.size * array.dtype.itemsize for array in (node["data"], node["indices"]))
     return Layout(where, kind, (shape[0], shape[1]), size)
 
 

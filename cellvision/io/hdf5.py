@@ -64,15 +64,15 @@ def strings(dataset: h5py.Dataset) -> list[str]:
     """
     size = Path(dataset.file.filename).stat().st_size
     block = max(1, min(4096, HARMLESS // max(size, 1)))
-    found: list[str] = []
+    texts: list[str] = []
     total = 0
     for start in range(0, dataset.shape[0], block):
         for value in dataset[start : start + block].tolist():
-            found.append(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
-            total += len(found[-1])
+            texts.append(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
+            total += len(texts[-1])
         if total > max(HARMLESS, size):
             raise UnsafeInput(f"{dataset.file.filename}: the text of {dataset.name!r} unfolds to over {total} bytes")
-    return found
+    return texts
 
 
 def _open(path: Path) -> h5py.File:
@@ -247,6 +247,6 @@ class _Audit:
 
 def _resolved(where: str, target: str) -> str:
     """The absolute name a soft link in group `where` stands for."""
-    parts: list[str] = [] if target.startswith("/") else [part for part in where.split("/") if part]
-    parts += [part for part in target.split("/") if part not in ("", ".")]
+    parts: list[str] = [] if target.startswith("/") else [name for name in where.split("/") if name]
+    parts += [name for name in target.split("/") if name not in ("", ".")]
     return "/" + "/".join(parts)

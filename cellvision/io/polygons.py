@@ -43,15 +43,15 @@ def trace(labels: NDArray[np.integer]) -> dict[int, list[Polygon]]:
     bounds = np.cumsum([0, *map(len, rings)])
     corner = _corners(edges.heading[order], bounds)
     y, x = np.divmod(edges.start[order], labels.shape[1] + 1)
-    found: dict[int, dict[int, Polygon]] = {}
+    polygons: dict[int, dict[int, Polygon]] = {}
     for first, stop in itertools.pairwise(bounds):
         inside = np.flatnonzero(corner[first:stop]) + first
         ring = np.stack([x[inside], y[inside]], 1)
         ring = np.concatenate([ring, ring[:1]])
         edge = order[first]
-        polygon = found.setdefault(int(labels.flat[edges.pixel[edge]]), {}).setdefault(int(edges.part[edge]), [])
+        polygon = polygons.setdefault(int(labels.flat[edges.pixel[edge]]), {}).setdefault(int(edges.part[edge]), [])
         polygon.insert(0 if _area(ring) > 0 else len(polygon), ring)
-    return {name: list(found[name].values()) for name in sorted(found)}
+    return {name: list(polygons[name].values()) for name in sorted(polygons)}
 
 
 def _edges_of(parts: NDArray[np.int64]) -> _Edges:

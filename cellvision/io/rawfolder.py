@@ -101,8 +101,8 @@ def _list_folder(state: _Scan, folder: str) -> None:
             note = "link to a folder that is listed at its own place"
             return state.add(folder, "skipped", Reason.E_DUPLICATE, note, folder=True)
         state.seen.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as found:
-            items = list(found)
+        with os.scandir(path) as entries:
+            items = list(entries)
     except OSError as error:
         note = f"folder cannot be listed: {error.strerror}; check its permissions"
         return state.add(folder, "skipped", Reason.E_IO, note, folder=True)
@@ -167,8 +167,8 @@ def _junk(name: str) -> str:
     if name.startswith("."):
         return "hidden"
     suffix = Path(name).suffix.lower()
-    known = name.lower() in JUNK_NAMES or name.endswith("~") or JUNK_SUFFIX.fullmatch(suffix)
-    return "not an image by its name" if known else ""
+    is_junk = name.lower() in JUNK_NAMES or name.endswith("~") or JUNK_SUFFIX.fullmatch(suffix)
+    return "not an image by its name" if is_junk else ""
 
 
 def _with_groups(state: _Scan) -> Iterator[Entry]:

@@ -320,24 +320,24 @@ def _texts(
     path: Path, dialect: Dialect, width: int, wanted: list[int], missing: Sequence[str] = MISSING
 ) -> dict[int, NDArray]:
     """Column number -> text with None where it is missing."""
-    found: dict[int, list[Any]] = {at: [] for at in wanted}
+    texts: dict[int, list[Any]] = {at: [] for at in wanted}
     for batch in _blocks(path, dialect, width, wanted, missing):
         for at, column in zip(wanted, batch.columns, strict=True):
-            found[at].extend(column.to_pylist())
-    return {at: np.array(values, dtype=object) for at, values in found.items()}
+            texts[at].extend(column.to_pylist())
+    return {at: np.array(values, dtype=object) for at, values in texts.items()}
 
 
 def _fault(path: Path, dialect: Dialect, name: str, at: int, values: NDArray) -> str | None:
     """The first cell that is no number in a column where most are."""
     number = re.compile(dialect.pattern())
-    known = [str(value).strip() for value in values if value is not None]
-    good = sum(bool(number.match(text)) for text in known)
-    if not known or good <= MOSTLY * len(known):
+    present = [str(value).strip() for value in values if value is not None]
+    good = sum(bool(number.match(text)) for text in present)
+    if not present or good <= MOSTLY * len(present):
         return None
     for line, record in itertools.islice(csvrows.every(path, dialect), 1, None):
         cell = record[at].strip()
         if cell not in MISSING and not number.match(cell):
-            return f"line {line}, column {name!r}: {cell!r} is no number, but {good} of {len(known)} cells are"
+            return f"line {line}, column {name!r}: {cell!r} is no number, but {good} of {len(present)} cells are"
     return None
 
 

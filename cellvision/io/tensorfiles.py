@@ -62,11 +62,11 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     Files converted from old ones lack the counters of batch normalisation, which no network here reads: the module's
     own stay.
     """
-    own = module.state_dict()
-    counters = {key: value for key, value in own.items() if key.endswith(COUNTER) and key not in weights}
+    expected = module.state_dict()
+    counters = {key: value for key, value in expected.items() if key.endswith(COUNTER) and key not in weights}
     weights = {**counters, **weights}
-    for key in sorted({*own, *weights}):
-        if key not in weights or key not in own or own[key].shape != weights[key].shape:
+    for key in sorted({*expected, *weights}):
+        if key not in weights or key not in expected or expected[key].shape != weights[key].shape:
             raise ConfigError(
                 f"{what} does not fit the network: tensor {key!r} is missing, unknown or of another shape"
             )

@@ -66,9 +66,9 @@ class Masked(Method):
 
         Without held-out cells that loss is the training cells', and no perplexity is claimed.
         """
-        found = perplexities(encoder, branch, state, train, test if len(test) else train, self.cfg.share)
-        chance = (1 + self.cfg.cell_weight) * math.log(found["perplexity_marginal"])
-        return (found if len(test) else {}) | {"chance": chance}
+        metrics = perplexities(encoder, branch, state, train, test if len(test) else train, self.cfg.share)
+        chance = (1 + self.cfg.cell_weight) * math.log(metrics["perplexity_marginal"])
+        return (metrics if len(test) else {}) | {"chance": chance}
 
 
 def answers(
@@ -78,8 +78,8 @@ def answers(
     away = covered(bins, asked, hidden)
     hints = encoder.hints(values, (bins > 0) & ~away, asked)
     questions = encoder.ask(asked, hints)
-    cell, known = encoder.read(values, bins, away, context, questions)
-    return encoder.cell_logits(asked, hints, questions, cell), encoder.logits(asked, hints, known)
+    cell, shown = encoder.read(values, bins, away, context, questions)
+    return encoder.cell_logits(asked, hints, questions, cell), encoder.logits(asked, hints, shown)
 
 
 def check(encoder: Any) -> None:
@@ -99,10 +99,10 @@ def draw_masks(bins: Tensor, share: float) -> tuple[Tensor, Tensor]:
     chosen, hidden = [], []
     for kind in (expressed, ~expressed):
         rank = torch.where(kind, torch.rand(bins.shape, device=bins.device), -1.0)
-        found, index = rank.topk(min(half, bins.shape[1]), dim=1)
+        top_ranks, index = rank.topk(min(half, bins.shape[1]), dim=1)
         chosen.append(index)
         place = torch.arange(index.shape[1], device=bins.device)
-        hidden.append((found >= 0) & (place < count.unsqueeze(1)))
+        hidden.append((top_ranks >= 0) & (place < count.unsqueeze(1)))
     return torch.cat(chosen, 1), torch.cat(hidden, 1)
 
 
@@ -160,13 +160,13 @@ def perplexities(
                 right[name] += int((guess.argmax(1) == target)[expressed].sum())
             count, count_loud = count + len(target), count_loud + int(expressed.sum())
     encoder.train(training)
-    found = {_named("perplexity", name): math.exp(value / max(1, count)) for name, value in total.items()}
-    found |= {
+    metrics = {_named("perplexity", name): math.exp(value / max(1, count)) for name, value in total.items()}
+    metrics |= {
         _named("perplexity_expressed", name): math.exp(value / max(1, count_loud)) for name, value in loud.items()
     }
-    found |= {_named("accuracy_expressed", name): value / max(1, count_loud) for name, value in right.items()}
-    ratio = found["perplexity"] / found["perplexity_marginal"]
-    return {**found, "perplexity_ratio": ratio, "hidden": count, "hidden_expressed": count_loud}
+    metrics |= {_named("accuracy_expressed", name): value / max(1, count_loud) for name, value in right.items()}
+    ratio = metrics["perplexity"] / metrics["perplexity_marginal"]
+    return {**metrics, "perplexity_ratio": ratio, "hidden": count, "hidden_expressed": count_loud}
 
 
 def _named(what: str, name: str) -> str:

@@ -69,8 +69,9 @@ def _advance(
     flow = (6.0 * opened**3 + 0.11) * 0.185 * (store - calcium) - vary[0] * 0.9 * calcium**2 / (calcium**2 + 0.01)
     limit = 1.05 * (ip3 + 0.13) / (ip3 + 0.94)
     recovery = 0.2 * (limit - (calcium + limit) * channel)
-    made = vary[1] * tissue.beta * calcium**2 / (calcium**2 + 0.16)
-    change = made + pulse - vary[2] * 0.15 * (ip3 - REST[2]) + _exchange(vary[3] * tissue.kcross, ip3, tissue.side)
+    production = vary[1] * tissue.beta * calcium**2 / (calcium**2 + 0.16)
+    exchange = _exchange(vary[3] * tissue.kcross, ip3, tissue.side)
+    change = production + pulse - vary[2] * 0.15 * (ip3 - REST[2]) + exchange
     jitter = 0.5 * tissue.noise * np.sqrt(STEP) * rng.standard_normal(ip3.shape)
     return (
         np.clip(calcium + STEP * flow, 0, 2),

@@ -49,13 +49,13 @@ def window(
     centre_yx: np.ndarray, patch: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Slices of an image of `shape` and of the patch centred in it at (y, x), cut at the border; both may be empty."""
-    ours, theirs = [], []
+    in_image, in_patch = [], []
     for centre, size, limit in zip(centre_yx.tolist(), patch, shape, strict=True):
         start = round(centre) - size // 2
         low, high = min(max(start, 0), limit), max(min(start + size, limit), 0)
-        ours.append(slice(low, max(low, high)))
-        theirs.append(slice(low - start, max(low, high) - start))
-    return (ours[0], ours[1]), (theirs[0], theirs[1])
+        in_image.append(slice(low, max(low, high)))
+        in_patch.append(slice(low - start, max(low, high) - start))
+    return (in_image[0], in_image[1]), (in_patch[0], in_patch[1])
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], scale_px: float) -> np.ndarray:

@@ -38,25 +38,25 @@ class Neuron(Painter):
         self, rng: np.random.Generator, height: int, width: int, contamination: float, kinds: tuple[str, ...]
     ) -> Painting:
         n = max(2, round(self.cfg.density * height * width / 1e6 * rng.uniform(0.7, 1.3)))
-        found = draw_kinds(rng, n, "neuron", contamination, kinds)
-        reach = np.where(found == "neuron", rng.uniform(65, 105, n), rng.uniform(14, 26, n))
+        drawn_kinds = draw_kinds(rng, n, "neuron", contamination, kinds)
+        reach = np.where(drawn_kinds == "neuron", rng.uniform(65, 105, n), rng.uniform(14, 26, n))
         places = scatter(rng, 0.6 * reach, height, width, margin=-0.05 * min(height, width))
         light = np.zeros((height, width), np.float32)
         top, masks = np.zeros_like(light), np.zeros((height, width), np.int32)
-        for i, kind in enumerate(found):
+        for i, kind in enumerate(drawn_kinds):
             figure = draw_figure(rng, kind, reach[i])
-            ours, theirs = window(places[i], figure.mask.shape, masks.shape)
-            thickness = figure.thickness[theirs]
-            light[ours] += rng.uniform(0.4, 1.0) * blur(figure.thickness, rng.choice([0.5, 0.9, 1.6]))[theirs]
-            wins = figure.mask[theirs] & (thickness > top[ours])  # where processes cross, the thicker one is seen
-            masks[ours][wins], top[ours][wins] = i + 1, thickness[wins]
+            in_image, in_figure = window(places[i], figure.mask.shape, masks.shape)
+            thickness = figure.thickness[in_figure]
+            light[in_image] += rng.uniform(0.4, 1.0) * blur(figure.thickness, rng.choice([0.5, 0.9, 1.6]))[in_figure]
+            wins = figure.mask[in_figure] & (thickness > top[in_image])  # where processes cross, the thicker is seen
+            masks[in_image][wins], top[in_image][wins] = i + 1, thickness[wins]
         light += rng.uniform(0.5, 1.2) * _out_of_focus(rng, height, width)
         light = (light + rng.uniform(0.1, 0.3) * blur(light, 14)) * illumination(rng, (height, width))
         light = light * rng.uniform(0.75, 1.05) + rng.uniform(0.03, 0.07)
         lookup = np.array(LOOKUPS[str(rng.choice(list(LOOKUPS)))], np.float32)
         grey = photograph(rng, light, grain=2.5)  # fluorescence has few photons; the colour is a lookup table
         pixels = np.rint(255 * (grey[..., None] / np.float32(255)) ** lookup).astype(np.uint8)
-        return finish(pixels, masks, found)
+        return finish(pixels, masks, drawn_kinds)
 
 
 def _out_of_focus(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -64,6 +64,6 @@ def _out_of_focus(rng: np.random.Generator, height: int, width: int) -> np.ndarr
     haze = np.zeros((height, width), np.float32)
     for _ in range(rng.integers(1, 4)):
         figure = draw_figure(rng, "neuron", rng.uniform(70, 120))
-        ours, theirs = window(rng.uniform((0, 0), haze.shape), figure.mask.shape, haze.shape)
-        haze[ours] += figure.thickness[theirs]
+        in_image, in_figure = window(rng.uniform((0, 0), haze.shape), figure.mask.shape, haze.shape)
+        haze[in_image] += figure.thickness[in_figure]
     return blur(haze, rng.uniform(9, 14)) + 0.012 * smooth_noise(rng, (height, width), 70)

@@ -32,18 +32,18 @@ class Rbc(Painter):
         margin = 0.8 * typical
         area = (height + 2 * margin) * (width + 2 * margin)
         n = max(3, round(self.cfg.cover * rng.uniform(0.5, 1.5) * area / (np.pi * typical**2)))
-        found = draw_kinds(rng, n, "rbc", contamination, kinds)
+        drawn_kinds = draw_kinds(rng, n, "rbc", contamination, kinds)
         radii = typical * np.clip(rng.normal(1, 0.06, n), 0.8, 1.25)
-        radii[found == "neuron"] *= rng.uniform(1.4, 1.8)
-        radii[found != "rbc"] *= rng.uniform(0.8, 1.25, n)[found != "rbc"]
+        radii[drawn_kinds == "neuron"] *= rng.uniform(1.4, 1.8)
+        radii[drawn_kinds != "rbc"] *= rng.uniform(0.8, 1.25, n)[drawn_kinds != "rbc"]
         places = scatter(rng, radii, height, width, margin, crowd=rng.uniform(0.05, 0.35))
         film, masks = np.zeros((height, width), np.float32), np.zeros((height, width), np.int32)
-        for i, kind in enumerate(found):
+        for i, kind in enumerate(drawn_kinds):
             figure = draw_figure(rng, kind, radii[i])
-            ours, theirs = window(places[i], figure.mask.shape, masks.shape)
-            film[ours] += figure.thickness[theirs] * rng.uniform(0.85, 1.15)
-            masks[ours][figure.mask[theirs]] = i + 1  # later cells lie on top
-        return finish(photograph(rng, _transmit(rng, film)), masks, found)
+            in_image, in_figure = window(places[i], figure.mask.shape, masks.shape)
+            film[in_image] += figure.thickness[in_figure] * rng.uniform(0.85, 1.15)
+            masks[in_image][figure.mask[in_figure]] = i + 1  # later cells lie on top
+        return finish(photograph(rng, _transmit(rng, film)), masks, drawn_kinds)
 
 
 def _transmit(rng: np.random.Generator, film: np.ndarray) -> np.ndarray:

@@ -94,8 +94,8 @@ def stain_lumina(rng: np.random.Generator, cells: Layout, nearest: np.ndarray, d
             blob = 0.5 * draw_figure(rng, "debris", max(2.0, 0.4 * lumen)).thickness
         else:
             continue
-        ours, theirs = window(centre, blob.shape, depth.shape)
-        content[ours] += np.where(nearest[ours] == i, blob[theirs], 0)
+        in_image, in_figure = window(centre, blob.shape, depth.shape)
+        content[in_image] += np.where(nearest[in_image] == i, blob[in_figure], 0)
     return content * inside
 
 

@@ -37,6 +37,6 @@ class Ordinal(Inherit):
 
     def predict(self, head: nn.Module, features: Tensor, bag: Tensor) -> tuple[Tensor, Tensor]:
         reached = head(features).float().sigmoid().cumprod(1)
-        one, none = torch.ones_like(reached[:, :1]), torch.zeros_like(reached[:, :1])
-        item = torch.cat([one, reached], 1) - torch.cat([reached, none], 1)
+        ones, zeros = torch.ones_like(reached[:, :1]), torch.zeros_like(reached[:, :1])
+        item = torch.cat([ones, reached], 1) - torch.cat([reached, zeros], 1)
         return item, mean_by(item, bag)

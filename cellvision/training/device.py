@@ -33,7 +33,7 @@ def fast_bf16(module: nn.Module) -> bool:
     if device_of(module).type == "cuda":
         return torch.cuda.is_bf16_supported()
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
+    depthwise = any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in module.modules())
     return bool(supported) and not depthwise
 
 

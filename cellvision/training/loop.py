@@ -123,10 +123,10 @@ def train(
 
 def freeze_norms(module: nn.Module) -> None:
     """Layers whose parameters are all frozen run in evaluation mode, so that their statistics stay as they are."""
-    for part in module.modules():
-        own = list(part.parameters(recurse=False))
-        if own and not any(parameter.requires_grad for parameter in own):
-            part.eval()
+    for layer in module.modules():
+        parameters = list(layer.parameters(recurse=False))
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            layer.eval()
 
 
 class _Trainer:
@@ -207,16 +207,16 @@ class _Trainer:
         self.step, self.history = record["step"], record["history"]
         for prefix, module in (("module.", self.module), ("average.", self.average)):
             if module is not None:
-                own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-                module.load_state_dict(own)  # copies in place, so channels_last stays
+                weights = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                module.load_state_dict(weights)  # copies in place, so channels_last stays
         for name, parameter in self.parameters.items():
             prefix = f"optimiser.{name}."
-            held = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             self.optimiser.state[parameter] = {
                 key: torch.empty_like(parameter).copy_(value)
                 if value.shape == parameter.shape
                 else value.to(parameter.device)
-                for key, value in held.items()
+                for key, value in state.items()
             }
         say(f"{self.shown}: resuming at step {self.step} of {self.cfg.steps}")
 

@@ -74,11 +74,11 @@ def with_less(data: bytes) -> bytes | None:
 def _parts(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """(marker, its begin, the begin and the end of its body), up to the end marker or the end of the data."""
     position = 2
-    while found := MARKER.search(data, position):
-        marker, body = found.group(1)[0], found.end()
+    while match := MARKER.search(data, position):
+        marker, body = match.group(1)[0], match.end()
         bare = marker in (END, BARE) or marker in RESTARTS
         position = body if bare else body + int.from_bytes(data[body : body + 2], "big")
-        yield marker, found.start(), body, position
+        yield marker, match.start(), body, position
         if marker == END:
             return
 

@@ -220,12 +220,12 @@ def _local_median(plane: Array, rows: Array, columns: Array) -> Array:
         todo = np.flatnonzero(np.isnan(values))
         offsets = np.arange(-radius, radius + 1)
         padded = np.pad(plane, radius, constant_values=np.nan)
-        for part in np.array_split(todo, math.ceil(len(todo) / 32768)) if len(todo) else ():
-            y = rows[part, None, None] + offsets[:, None] + radius
-            x = columns[part, None, None] + offsets + radius
-            window = padded[y, x].reshape(len(part), -1)
-            found = ~np.isnan(window).all(axis=1)
-            values[part[found]] = np.nanmedian(window[found], axis=1)
+        for chunk in np.array_split(todo, math.ceil(len(todo) / 32768)) if len(todo) else ():
+            y = rows[chunk, None, None] + offsets[:, None] + radius
+            x = columns[chunk, None, None] + offsets + radius
+            window = padded[y, x].reshape(len(chunk), -1)
+            has_number = ~np.isnan(window).all(axis=1)
+            values[chunk[has_number]] = np.nanmedian(window[has_number], axis=1)
     if np.isnan(values).any():
         finite = plane[~np.isnan(plane)]
         values[np.isnan(values)] = np.median(finite) if finite.size else 0

@@ -98,8 +98,8 @@ def _process() -> subprocess.Popen[bytes]:
     global _running
     if _running is None or _running.poll() is not None:
         package = str(Path(__file__).parents[3])
-        known = os.environ.get("PYTHONPATH")
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, *([known] if known else [])])}
+        search_path = os.environ.get("PYTHONPATH")
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, *([search_path] if search_path else [])])}
         statement = "from cellvision.io.images.process import serve; serve()"
         try:
             _running = subprocess.Popen(

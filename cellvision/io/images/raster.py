@@ -66,7 +66,7 @@ def _open(data: bytes, kind: str, limits: Limits) -> Any:
     import PIL.Image
 
     with _open_lock:
-        theirs, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, max(1, int(limits.max_megapixels * 1e6))
+        pillow_limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, max(1, int(limits.max_megapixels * 1e6))
         try:
             return PIL.Image.open(io.BytesIO(data), formats=(kind,))
         except PIL.UnidentifiedImageError as error:
@@ -79,7 +79,7 @@ def _open(data: bytes, kind: str, limits: Limits) -> Any:
                 f"more than twice the limit of {limits.max_megapixels:g} MP; cut it into tiles or raise max_megapixels",
             ) from error
         finally:
-            PIL.Image.MAX_IMAGE_PIXELS = theirs
+            PIL.Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
 def _pillow(picture: Any, frames: Frames, notes: list[str]) -> Array:

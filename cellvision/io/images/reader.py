@@ -104,5 +104,5 @@ def _sniff(data: bytes) -> str:
     if data[:2] in (b"P4", b"P5", b"P6") and data[2:3].isspace():
         return "PPM"
     foreign = next((name for magic, name in FOREIGN.items() if data.startswith(magic)), None)
-    found = f"{foreign} file" if foreign else "empty" if not data else "no image format begins with these bytes"
-    raise ImageError(Reason.E_NOT_IMAGE, f"{found}; expected TIFF, PNG, JPEG or the like, export it as OME-TIFF")
+    content = f"{foreign} file" if foreign else "empty" if not data else "no image format begins with these bytes"
+    raise ImageError(Reason.E_NOT_IMAGE, f"{content}; expected TIFF, PNG, JPEG or the like, export it as OME-TIFF")

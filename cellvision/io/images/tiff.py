@@ -208,11 +208,11 @@ class _Planes:
         """Decode every segment again with more coded data, which change nothing where it is whole."""
         for index, (at, count) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
             segment = self.data[at : at + count]
-            own, more = (
-                self.page.decode(part, index, jpegtables=self.page.jpegtables)[0]
-                for part in (segment, jpeg.with_more(segment))
+            plain, more = (
+                self.page.decode(coded, index, jpegtables=self.page.jpegtables)[0]
+                for coded in (segment, jpeg.with_more(segment))
             )
-            if not np.array_equal(own, more):
+            if not np.array_equal(plain, more):
                 raise ImageError(Reason.E_TRUNCATED, "a part of a JPEG tile is missing; copy the file again")
 
 
@@ -323,8 +323,8 @@ def _reduce(series: Any, planes: _Planes, frames: Frames, notes: list[str]) -> A
 def _pixel_size(tiff: Any, page: Any, notes: list[str]) -> float | None:
     """um per pixel: OME PhysicalSizeX, else ImageJ's unit, else the resolution tags where they are a microscope's."""
     if page.is_ome:
-        found = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", page.description)
-        attributes = dict(re.findall(r'(\w+)="([^"]*)"', found.group(0))) if found else {}
+        element = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", page.description)
+        attributes = dict(re.findall(r'(\w+)="([^"]*)"', element.group(0))) if element else {}
         return _um(attributes.get("PhysicalSizeX", ""), attributes.get("PhysicalSizeXUnit", "um"))
     ratio = page.tags.valueof(282, default=None)
     if not isinstance(ratio, tuple) or len(ratio) != 2 or not ratio[0]:

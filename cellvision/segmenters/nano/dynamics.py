@@ -91,22 +91,22 @@ def heat(masks: NDArray[np.int32]) -> NDArray[np.float64]:
     """(H, W): every cell is warmed at its centre, heat spreads within it and is lost at its border."""
     out = np.zeros(masks.shape, np.float64)
     boxes = find_objects(masks)
-    sides = np.array([max(part.stop - part.start for part in box) for box in boxes])
+    sides = np.array([max(span.stop - span.start for span in box) for box in boxes])
     bins = np.ceil(2 * np.log2(np.maximum(sides, 4))).astype(int)  # sides of a stack differ by at most sqrt(2)
     for size in np.unique(bins):
         members = np.flatnonzero(bins == size)
         side = int(sides[members].max()) + 2
         each = max(1, STACK_PX // side**2)
         for start in range(0, len(members), each):
-            some = members[start : start + each]
-            inside, extent = np.zeros((len(some), side, side), bool), 0
-            for number, member in enumerate(some):
-                height, width = (part.stop - part.start for part in boxes[member])
+            stack = members[start : start + each]
+            inside, extent = np.zeros((len(stack), side, side), bool), 0
+            for number, member in enumerate(stack):
+                height, width = (span.stop - span.start for span in boxes[member])
                 inside[number, 1 : 1 + height, 1 : 1 + width] = masks[boxes[member]] == member + 1
                 extent = max(extent, height + width + 2)
             warm = diffuse(torch.from_numpy(inside), 2 * extent).numpy()
-            for number, member in enumerate(some):
-                height, width = (part.stop - part.start for part in boxes[member])
+            for number, member in enumerate(stack):
+                height, width = (span.stop - span.start for span in boxes[member])
                 out[boxes[member]] += warm[number, 1 : 1 + height, 1 : 1 + width]
     return out
 
@@ -160,10 +160,10 @@ def tidy(masks: NDArray[np.int32], smallest: float) -> NDArray[np.int32]:
 
 def at_border(masks: NDArray[np.int32]) -> NDArray[np.bool_]:
     """(n,) which of labels 1..n touch the image's border: their centre may lie outside."""
-    found = np.zeros(int(masks.max(initial=0)) + 1, bool)
+    touching = np.zeros(int(masks.max(initial=0)) + 1, bool)
     for edge in (masks[0], masks[-1], masks[:, 0], masks[:, -1]):
-        found[edge] = True
-    return found[1:]
+        touching[edge] = True
+    return touching[1:]
 
 
 def keep(masks: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:

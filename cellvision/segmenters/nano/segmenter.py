@@ -117,8 +117,8 @@ class Nano(Segmenter):
         from cellvision.segmenters.nano import dynamics
 
         scale = scale_of(diameter)
-        found = self.predict(resized(image, scale))
-        flow, log_odds = found[:2], found[2]
+        prediction = self.predict(resized(image, scale))
+        flow, log_odds = prediction[:2], prediction[2]
         masks = dynamics.label(flow, log_odds, self.cfg.cellprob_threshold)
         masks = dynamics.tidy(masks, smallest=math.pi / 4 * (self.cfg.smallest * diameter * scale) ** 2)
         error = dynamics.flow_error(masks, flow)
@@ -143,23 +143,23 @@ class Nano(Segmenter):
         far = MIRROR + STRIDE
         mirrored = np.asarray(cv2.copyMakeBorder(image, MIRROR, far, MIRROR, far, cv2.BORDER_REFLECT), np.uint8)
         for tile in _tiles(height, width):
-            rows, columns = (part.stop - part.start for part in tile)
+            rows, columns = (span.stop - span.start for span in tile)
             sides = (math.ceil((side + 2 * MIRROR) / STRIDE) * STRIDE for side in (rows, columns))
-            seen = tuple(slice(part.start, part.start + side) for part, side in zip(tile, sides, strict=True))
+            seen = tuple(slice(span.start, span.start + side) for span, side in zip(tile, sides, strict=True))
             with torch.inference_mode(), autocast(self.network, self.cfg.precision):
-                found = self._flows(mirrored[seen])
-            inner = found[:, MIRROR : MIRROR + rows, MIRROR : MIRROR + columns]
+                flows = self._flows(mirrored[seen])
+            inner = flows[:, MIRROR : MIRROR + rows, MIRROR : MIRROR + columns]
             out[:, tile[0], tile[1]] = inner.float().cpu().numpy()
         return out
 
     def _flows(self, tile: NDArray[np.uint8]) -> torch.Tensor:
         """(H, W, 3) -> (3, H, W); with `mirror` the mean of what the tile and its mirror image say."""
-        found = self.network(self._tensor(tile[None]))[0]
+        flows = self.network(self._tensor(tile[None]))[0]
         if self.cfg.mirror:
-            other = self.network(self._tensor(np.ascontiguousarray(tile[None, :, ::-1])))[0].flip(-1)
-            other[1] *= -1  # the flow in x
-            found = (found + other) / 2
-        return found
+            mirrored = self.network(self._tensor(np.ascontiguousarray(tile[None, :, ::-1])))[0].flip(-1)
+            mirrored[1] *= -1  # the flow in x
+            flows = (flows + mirrored) / 2
+        return flows
 
     def _tensor(self, tiles: NDArray[np.uint8]) -> torch.Tensor:
         """(n, H, W, 3) uint8 -> (n, 3, H, W) float in 0..1; the bytes lie as channels_last wants them."""

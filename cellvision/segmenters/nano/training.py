@@ -77,11 +77,11 @@ def scene_of(
     kept = np.bincount(labels.ravel()) >= SMALLEST
     kept[0] = False
     labels = (np.cumsum(kept) * kept)[labels].astype(np.int32)
-    known = np.ones(labels.shape, np.uint8)
+    has_truth = np.ones(labels.shape, np.uint8)
     if unknown is not None:
-        known -= cv2.resize(unknown.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        has_truth -= cv2.resize(unknown.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
     flow = (127 + 127 * masks_to_flow(labels)).round().astype(np.uint8)
-    return np.concatenate([image, np.stack([*flow, (labels > 0).astype(np.uint8) * 255, known * 255], -1)], -1)
+    return np.concatenate([image, np.stack([*flow, (labels > 0).astype(np.uint8) * 255, has_truth * 255], -1)], -1)
 
 
 def native_of(
@@ -210,11 +210,11 @@ def vary_colour(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 def loss(network: Any, batch: dict[str, Tensor]) -> Tensor:
     """Cellpose's: half the mean square of five times the flow, plus cross entropy; and the diameter's likelihood."""
-    found = network(batch["image"].contiguous(memory_format=torch.channels_last))
+    prediction = network(batch["image"].contiguous(memory_format=torch.channels_last))
     flow, cell, valid = batch["target"][:, :2], batch["target"][:, 2:], batch["valid"]
     count = valid.sum().clamp(min=1)
-    error = ((found[:, :2] - 5 * flow) ** 2 * valid).sum() / (2 * count) / 2
-    entropy = (F.binary_cross_entropy_with_logits(found[:, 2:], cell, reduction="none") * valid).sum() / count
+    error = ((prediction[:, :2] - 5 * flow) ** 2 * valid).sum() / (2 * count) / 2
+    entropy = (F.binary_cross_entropy_with_logits(prediction[:, 2:], cell, reduction="none") * valid).sum() / count
     guess, spread = network.diameter(batch["sized"].contiguous(memory_format=torch.channels_last))
     likelihood = 0.5 * ((guess - batch["diameter"]) ** 2 * torch.exp(-spread) + spread)
     return error + entropy + SIZE_WEIGHT * likelihood.mean()

@@ -60,9 +60,9 @@ def without_holes(mask: Mask) -> NDArray[np.uint8]:
     """(h, w) -> (h, w), 1 in the mask and in what it encloses."""
     import cv2
 
-    own = mask.astype(np.uint8)
-    contours, _ = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return np.asarray(cv2.drawContours(own, contours, -1, 1, thickness=cv2.FILLED), np.uint8)
+    filled = mask.astype(np.uint8)
+    contours, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(filled, contours, -1, 1, thickness=cv2.FILLED), np.uint8)
 
 
 def regions(mask: Mask, connectivity: Connectivity = 8) -> list[Region]:
