@@ -160,11 +160,11 @@ class Branch(Protocol):
         ...
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Learn the preprocessing from training rows only."""
+        """Learn the preprocessing from training rows, (n,) positions, only."""
         ...
 
     def batch(self, rows: NDArray[np.int64], state: State, augment: Augment | None = None) -> NDArray:
-        """Network input, first axis the rows, without augmentation always the same.
+        """(n,) positions -> (n, ...) network input, first axis the rows, without augmentation always the same.
 
         A variation depends on the key, the row and its position in the batch, on no other row, nor on their number.
         """

@@ -123,7 +123,7 @@ class FusionBranch(Branch):
         return notes + [f"{count} items have no {name}" for name, count in lost.items() if count]
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """What each part fits on the training rows it has, and the form of its batches."""
+        """What each part fits on those of the (n,) training rows that it has, and the form of its batches."""
         state: State = {}
         for name, joined in self.used.items():
             part_rows = joined.row[rows]
@@ -287,7 +287,10 @@ def encoders_of(name: str, branches: dict[str, Branch]) -> dict[str, str]:
 
 
 def plain_of(plain: Baseline, row: NDArray[np.int64]) -> Baseline:
-    """A part's baseline on fused rows, its features NaN where the part is not there."""
+    """A part's baseline on fused rows, its features NaN where the part is not there.
+
+    row: (items,) the part's row of each fused item, -1 where there is none.
+    """
 
     def features(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         part_row = row[rows]

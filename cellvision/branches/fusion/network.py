@@ -24,6 +24,7 @@ class LateFusion(nn.Module):
         self.num_features = sum(widths.values()) + len(widths)
 
     def forward(self, packed: Tensor) -> Tensor:
+        """(n, parts + bytes) uint8 -> (n, num_features) float32; a part that is not there has learned features."""
         there = packed[:, : len(self.forms)] > 0
         parts: list[Tensor] = []
         start = len(self.forms)

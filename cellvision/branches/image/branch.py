@@ -78,7 +78,7 @@ class ImageBranch(Branch):
         return notes
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Mean and standard deviation per channel, over an evenly spread sample of the training crops."""
+        """(C,) mean and standard deviation, 0..255, over an evenly spread sample of the (n,) training rows."""
         sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FIT_SAMPLE)).astype(int)]
         pixels = self.batch(sample, {"mean": np.full(1, 127.0)})
         pixels = pixels.reshape(-1, pixels.shape[-1])
@@ -183,7 +183,7 @@ def vary(crops: NDArray[np.uint8], augment: Augment, rows: NDArray[np.int64]) ->
 
 
 def posed(crops: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
-    """Pose 0 to 7: a quarter turn a step, mirrored from 4 on."""
+    """(n, S, S, C+1) -> the same shape in pose 0 to 7: a quarter turn a step, mirrored from 4 on."""
     turned = np.rot90(crops, number % 4, axes=(1, 2))
     return np.ascontiguousarray(turned[:, :, ::-1] if number % 8 >= 4 else turned)
 

@@ -35,22 +35,31 @@ HOG_COUNT = (HOG_SIDE // HOG_CELL - 1) ** 2 * 4 * HOG_BINS
 
 
 def colour(crops: Crops) -> Features:
-    """Mean, spread and percentiles of each channel in the cell and around it; the same when a crop is turned."""
+    """(n, S, S, 4) -> (n, d): mean, spread and percentiles of each channel in the cell and around it.
+
+    They are the same when a crop is turned.
+    """
     return _rows(crops, lambda image, mask: np.concatenate([_channels(image, mask), _channels(image, ~mask)]), "colour")
 
 
 def background(crops: Crops) -> Features:
-    """The same statistics outside the mask only: what classifies with these sees slide or camera, not cells."""
+    """(n, S, S, 4) -> (n, d): the same statistics outside the mask only.
+
+    What classifies with these sees slide or camera, not cells.
+    """
     return _rows(crops, lambda image, mask: _channels(image, ~mask), "background")
 
 
 def shape(crops: Crops) -> Features:
-    """Size and form from the mask alone (px where a length); Hu moments as signed logarithms (Hu 1962)."""
+    """(n, S, S, 4) -> (n, d): size and form from the mask alone (px where a length).
+
+    Hu moments are signed logarithms (Hu 1962).
+    """
     return _forms(crops[..., 3] > 0).astype(np.float32)
 
 
 def handmade(crops: Crops) -> Features:
-    """Shape, outline, intensity, radial profile, texture and oriented gradients: the descriptor for a random forest.
+    """(n, S, S, 4) -> (n, d): shape, outline, intensity, radial profile, texture, gradients, for a random forest.
 
     Intensities are given both as they are and as differences to the surroundings of the cell; the gradients are taken
     of the cell alone, centred, turned to its long axis and scaled to one size; the size itself is a shape feature.

@@ -29,9 +29,9 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, crops: Tensor) -> Tensor:
-        pixels = crops.permute(0, 3, 1, 2).contiguous(
-            memory_format=torch.channels_last
-        )  # a view: the bytes lie so already
+        """(n, S, S, C) uint8 -> (n, num_features)."""
+        pixels = crops.permute(0, 3, 1, 2)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)  # a view: the bytes lie so already
         return self.backbone((pixels.float() - self.mean) / self.std)
 
 

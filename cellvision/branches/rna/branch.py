@@ -216,7 +216,7 @@ class RnaBranch(Branch):
         return counts.log_normalised(values, self.data.kind, total, self.cfg.target_sum)
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Of the training cells: genes, mean and spread, bin edges, the share of each bin, principal axes."""
+        """Of the (n,) training cells: genes, mean and spread, bin edges, the share of each bin, principal axes."""
         mean, var, seen = genes.moments(self.normalised(chunk) for chunk in _parts(rows))
         chosen = genes.choose(mean, var, seen, self.cfg.genes, self.cfg.select)
         sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), FIT_CELLS)).astype(int)]

@@ -100,7 +100,7 @@ class CellSet:
         return thin(values, self.names[positions], self.half) if self.half else values
 
     def keep(self, positions: NDArray[np.int64]) -> None:
-        """Go on with these cells alone."""
+        """Go on with these cells alone: (n,) positions among those that are left."""
         self.rows, self.names = self.rows[positions], self.names[positions]
         self.cells = self.cells.iloc[positions]
 
@@ -139,7 +139,7 @@ class CellSet:
 
 
 def unique_names(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
-    """Names with -1, -2 … behind the second and later of a kind, and how many there were."""
+    """(n,) -> (n,) names with -1, -2 … behind the second and later of a kind, and how many there were."""
     seen: dict[str, int] = {}
     taken, out, repeated = set(map(str, names)), names.copy(), 0
     for position, name in enumerate(map(str, names)):
@@ -155,7 +155,10 @@ def unique_names(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:
 
 
 def thin(values: csr_matrix, names: NDArray[np.object_], half: Half) -> csr_matrix:
-    """Each count goes to the first half with probability 1/2; a cell's draw depends on its name alone."""
+    """(n, genes) counts, (n,) names -> (n, genes): each count goes to the first half with probability 1/2.
+
+    A cell's draw depends on its name alone.
+    """
     out = values.copy()
     for row, name in enumerate(names):
         nonzeros = slice(out.indptr[row], out.indptr[row + 1])
@@ -194,7 +197,10 @@ def by_depth(total: NDArray[np.float64], count: int, strata: int, seed: int) -> 
 
 
 def sparsity(detected: NDArray[np.int64], cells_per_gene: NDArray[np.int64]) -> dict[str, Any]:
-    """How full a matrix is: its shape, the share of nonzeros, and the medians per cell and per gene."""
+    """How full a matrix is: its shape, the share of nonzeros, and the medians per cell and per gene.
+
+    detected: (cells,) genes detected in each cell; cells_per_gene: (genes,) cells that each gene is detected in.
+    """
     cells, genes = len(detected), len(cells_per_gene)
     return {
         "cells": cells, "genes": genes, "nonzero": float(detected.sum() / max(1, cells * genes)),

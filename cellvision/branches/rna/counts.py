@@ -71,6 +71,7 @@ class InMemory:
         self.shape = self.values.shape
 
     def take(self, rows: NDArray[np.int64]) -> csr_matrix:
+        """(n,) rows -> (n, genes) float32."""
         return self.values[rows]
 
 
@@ -94,6 +95,7 @@ class Backed:
         return self._node
 
     def take(self, rows: NDArray[np.int64]) -> csr_matrix:
+        """(n,) rows -> (n, genes) float32; neighbouring rows are read at once."""
         from scipy.sparse import csr_matrix, vstack
 
         node = self._open()
@@ -124,7 +126,7 @@ def first_cells(matrix: Matrix, count: int = 100) -> csr_matrix:
 
 
 def chunks(matrix: Matrix, rows: NDArray[np.int64], size: int = CHUNK) -> Iterator[tuple[NDArray[np.int64], Any]]:
-    """(rows, values) of up to `size` cells at a time."""
+    """(n,) rows -> pairs of (size,) rows and their (size, genes) values, the last pair with what is left."""
     for start in range(0, len(rows), size):
         chunk = rows[start : start + size]
         yield chunk, matrix.take(chunk)

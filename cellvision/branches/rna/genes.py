@@ -33,7 +33,10 @@ def columns_of(values: csr_matrix, columns: NDArray[np.int64]) -> csr_matrix:
 
 
 def thinned(values: csr_matrix, total: NDArray[np.float64], augment: Augment) -> tuple[Any, NDArray[np.float64]]:
-    """Binomial thinning of counts; each row's draw depends on the key and its position alone."""
+    """(n, genes) counts, (n,) totals -> the same after binomial thinning.
+
+    Each row's draw depends on the key and its position alone.
+    """
     out, left = values.copy(), total.copy()
     for row in range(values.shape[0]):
         nonzeros = slice(out.indptr[row], out.indptr[row + 1])
@@ -44,7 +47,7 @@ def thinned(values: csr_matrix, total: NDArray[np.float64], augment: Augment) ->
 
 
 def moments(parts: Iterable[csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean, variance and share of cells with a nonzero, of every gene, over all rows of the parts."""
+    """(n_i, genes) … -> (genes,) mean, variance and share of cells with a nonzero, over all rows of the parts."""
     count, total, square, seen = 0, np.zeros(1), np.zeros(1), np.zeros(1)
     for values in parts:
         count += values.shape[0]
@@ -58,7 +61,9 @@ def moments(parts: Iterable[csr_matrix]) -> tuple[NDArray[np.float64], NDArray[n
 def choose(
     mean: NDArray[np.float64], var: NDArray[np.float64], seen: NDArray[np.float64], count: int, how: str
 ) -> NDArray[np.int64]:
-    """Sorted positions of the `count` best genes; genes without variance are never chosen, unless all are without.
+    """(genes,) mean, variance and share of cells -> sorted positions of the `count` best genes, or of all that vary.
+
+    Genes without variance are never chosen, unless all are without.
 
     variable: log variance above a quadratic trend in the log mean. informative: detection rate times a root of the
     spread.
@@ -95,7 +100,10 @@ def bin_edges(values: NDArray[np.float32], bins: int) -> State:
 
 
 def to_bins(values: NDArray[np.float32], edges: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Values of one gene -> bin numbers: 0 is silence, else 1 + the number of edges at or below the value."""
+    """(n,) values of one gene, its (bins - 2,) edges -> (n,) bins.
+
+    0 is silence, else 1 + the number of edges at or below the value.
+    """
     return np.where(values > 0, 1 + np.searchsorted(edges, values, side="right"), 0)
 
 

@@ -56,6 +56,7 @@ class Standardised(nn.Module):
         self.register_buffer("std", torch.as_tensor(state["std"]))
 
     def forward(self, values: Tensor) -> Tensor:
+        """(n, genes) log-normalised -> (n, num_features)."""
         return self.backbone(((values - self.mean) / self.std).clamp(-LIMIT, LIMIT))
 
 
@@ -171,6 +172,7 @@ class GeneTransformer(nn.Module):
         return bins + self.bins * torch.arange(len(HINTS), device=values.device)
 
     def forward(self, values: Tensor) -> Tensor:
+        """(n, genes) log-normalised -> (n, 3 width) features, of at most CONTEXT expressed genes."""
         bins = self.bins_of(values)
         return self.read(values, bins, torch.zeros_like(bins, dtype=torch.bool), CONTEXT)[0]
 

@@ -168,7 +168,7 @@ class TabularBranch(Branch):
         return notes + [note for name in categories if (note := unseen(name, self.codes[name], categories[name]))]
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Median, mean and deviation of each feature, which ones have gaps, and the categories, on training rows.
+        """Median, mean and deviation of each feature, which ones have gaps, and the categories, on (n,) training rows.
 
         With `sphere` (typical variation normalisation: Ando, McLean and Berndl 2017) mean, deviation and whitening
         come from the controls of the plates the training rows stand on, or from all controls where no plate is named.
@@ -363,6 +363,7 @@ def words(column: pd.Series) -> NDArray:
 
 
 def levels_of(codes: NDArray) -> list[str]:
+    """(n,) categories, None where one is missing -> the distinct ones, sorted."""
     return sorted({code for code in codes if code is not None})
 
 
@@ -372,7 +373,7 @@ def read_levels(state: State) -> list[list[str]]:
 
 
 def unseen(name: str, codes: NDArray, levels: list[str]) -> str | None:
-    """A note on rows with categories that the model does not know."""
+    """A note on those of (n,) categories, None where one is missing, that the model does not know."""
     new = [code for code in codes if code is not None and code not in set(levels)]
     if not new:
         return None

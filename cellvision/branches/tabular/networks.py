@@ -39,6 +39,7 @@ class Flat(nn.Module):
         self.width = self.plain + sum(levels)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """(n, d + gaps + categories) -> (n, width); an unknown category has no 1."""
         codes = rows[:, self.plain :].long()
         hot = [nn.functional.one_hot(codes[:, at], count + 1)[:, 1:] for at, count in enumerate(self.levels)]
         return torch.cat([rows[:, : self.plain], *hot], dim=1)
@@ -54,6 +55,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.ones(self.num_features))
 
     def forward(self, rows: Tensor) -> Tensor:
+        """(n, d + gaps + categories) -> (n, num_features)."""
         return self.flat(rows) * self.weight
 
 
@@ -90,6 +92,7 @@ class FeatureTransformer(nn.Module):
         self.blocks = nn.TransformerEncoder(block, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
     def forward(self, rows: Tensor) -> Tensor:
+        """(n, d + gaps + categories) -> (n, num_features), what the collecting token became."""
         plain, gaps, codes = rows.split([self.numbers, self.gaps, len(self.levels)], dim=1)
         parts = [plain.unsqueeze(2) * self.weight]
         parts += [embed(codes[:, at].long()).unsqueeze(1) for at, embed in enumerate(self.levels)]

@@ -88,7 +88,7 @@ class TraceBranch(Branch):
         return notes
 
     def fit(self, rows: NDArray[np.int64]) -> State:
-        """Mean and standard deviation of each channel over the known points of the training rows."""
+        """(channels,) mean and standard deviation over the known points of the (n,) training rows."""
         count, total, square = (np.zeros(len(self.channels)) for _ in range(3))
         for start in range(0, len(rows), CHUNK):
             values = self.traces.take(rows[start : start + CHUNK]).astype(np.float64)
@@ -262,7 +262,7 @@ def binned(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
 
 
 def own_scale(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every trace and channel with mean 0 and deviation 1 over its known points; a constant one becomes 0."""
+    """(n, c, time) -> the same shape, with mean 0 and deviation 1 over the known points; a constant becomes 0."""
     observed = np.isfinite(values)
     count = np.maximum(observed.sum(2, keepdims=True), 1)
     centred = values - np.where(observed, values, 0).sum(2, keepdims=True) / count
@@ -291,7 +291,7 @@ def vary(values: NDArray[np.float32], augment: Augment, crop: float) -> NDArray[
 
 
 def moved(values: NDArray, steps: NDArray[np.int64]) -> NDArray:
-    """Each trace moved by its own number of points; what comes in is unknown."""
+    """(n, c, time), (n,) time points -> each trace moved later by its own number; what comes in is unknown."""
     place = np.arange(values.shape[2])[None] - steps[:, None]
     inside = (place >= 0) & (place < values.shape[2])
     taken = np.take_along_axis(values, np.clip(place, 0, values.shape[2] - 1)[:, None], 2)

@@ -236,7 +236,7 @@ class Head:
 
 
 def content(values: NDArray[np.float32]) -> str:
-    """A hash that tells copies of a sample: of at most 256 evenly spaced time points of every cell."""
+    """(cells, time) -> a hash that tells copies of a sample, of at most 256 evenly spaced time points of every cell."""
     step = max(1, values.shape[1] // 128)
     return hashlib.sha256(values[:, ::step].tobytes()).hexdigest()[:32]
 

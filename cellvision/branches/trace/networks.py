@@ -47,9 +47,11 @@ class Network(nn.Module):
     num_features: int
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         raise NotImplementedError
 
     def forward(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         with torch.autocast(traces.device.type, enabled=False):
             return self.features(traces.float())
 
@@ -63,6 +65,7 @@ class Mlp(Network):
         self.num_features = widths[-1]
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         return self.layers(traces.flatten(1))
 
 
@@ -96,6 +99,7 @@ class Cnn(Network):
         self.num_features = 2 * widths[-1]
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         signal, observed = with_time(traces)
         return self.drop(pooled(self.layers(signal), observed))
 
@@ -111,6 +115,7 @@ class Inception(nn.Module):
         self.norm = nn.BatchNorm1d(width * (len(BRANCHES) + 1))
 
     def forward(self, signal: Tensor) -> Tensor:
+        """(n, before, time) -> (n, 4 width, time), one width a kernel and one for the maximum."""
         narrow = self.narrow(signal)
         return self.norm(torch.cat([*(side(narrow) for side in self.sides), self.peak(signal)], 1))
 
@@ -139,6 +144,7 @@ class Residual(Network):
         self.num_features = 2 * wide
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         signal, observed = with_time(traces)
         signal = self.stem(signal)
         for block in self.blocks:
@@ -167,6 +173,7 @@ class RandomKernels(Network):
         self.num_features = 2 * count + 2 * channels
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         values, observed = traces.chunk(2, 1)
         count = observed.sum(2, keepdim=True).clamp(min=1)
         mean = (values * observed).sum(2, keepdim=True) / count
@@ -194,6 +201,7 @@ class Joint(Network):
         self.num_features = kernels.num_features + learned.num_features
 
     def features(self, traces: Tensor) -> Tensor:
+        """(n, 2 channels, time), values and masks -> (n, num_features)."""
         with torch.no_grad():
             fixed = self.kernels(traces)
         return torch.cat([self.drop(self.norm(fixed)), self.learned(traces)], 1)
