@@ -78,7 +78,7 @@ class Config(StageConfig):
     }
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
-        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "read", "truth"),
+        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "truth"),
              lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
         Only(("device",), lambda cfg: cfg.crops is None or cfg.device == "cpu", "with --raw; --crops are cut already"),
         Only(("unit",), lambda cfg: cfg.crops is not None, "with --crops"),

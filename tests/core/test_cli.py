@@ -244,7 +244,6 @@ WITHOUT_EFFECT = [
     ("segment", "--crops a --metadata b --annotations c", "--annotations"),
     ("segment", "--crops a --metadata b --segmenter threshold", "--segmenter"),
     ("segment", "--crops a --metadata b --diameter 9", "--segmenter.diameter"),
-    ("segment", "--crops a --metadata b --channels 0", "--read.channels"),
     ("segment", "--raw a --threads 2", "--threads"),
     ("study", "--units a --unit b", "--unit"),
     ("export", "--to geojson --naming cellpose", "--naming"),
