@@ -179,7 +179,10 @@ def represent(cfg: Config, branch: Branch) -> tuple[State, NDArray[np.float32], 
 
 
 def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], cluster: NDArray) -> dict[str, Any]:
-    """Adjusted Rand index of the clusters with those of random nine tenths of the items, clustered anew."""
+    """Adjusted Rand index of the clusters with those of random nine tenths of the items, clustered anew.
+
+    graph: (n, n) weights; points: (n, d) features; cluster: (n,) numbers from 0.
+    """
     from cellvision.models import neighbours
 
     scores = []
@@ -201,7 +204,10 @@ def stability(cfg: Config, graph: csr_matrix, points: NDArray[np.float32], clust
 
 
 def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int64], out: Path) -> None:
-    """markers.csv and markers.png, on a sample where there are many items; none where features have no names."""
+    """markers.csv and markers.png, on a sample where there are many items; none where features have no names.
+
+    cluster: (n,) numbers from 0, of every item.
+    """
     from cellvision.models import neighbours
     from cellvision.plots.points import dots
 
@@ -218,7 +224,10 @@ def describe(cfg: Config, branch: Branch, state: State, cluster: NDArray[np.int6
 
 
 def levels(table: pd.DataFrame, values: NDArray, cluster: NDArray, names: NDArray) -> pd.DataFrame:
-    """Share of cells and mean level, scaled per gene to 0..1, of the best markers in every cluster."""
+    """Share of cells and mean level, scaled per gene to 0..1, of the best markers in every cluster.
+
+    table: what `neighbours.markers` returns; values: (n, genes); cluster: (n,); names: (genes,).
+    """
     import pandas as pd
 
     genes = list(dict.fromkeys(table.groupby("cluster").head(DOTS)["gene"]))

@@ -254,7 +254,10 @@ def kept_labels(job: Job) -> NDArray[np.int32]:
 
 
 def measured(job: Job, labels: NDArray[np.int32]) -> tuple[tuple[pd.DataFrame, pd.DataFrame], str]:
-    """(the image's row of Image.csv, its cells' rows of Cells.csv), and a note where intensities are missing."""
+    """The image's row of Image.csv, its cells' rows of Cells.csv, and a note where intensities are missing.
+
+    labels: (H, W), 0 is background.
+    """
     import pandas as pd
 
     shapes = cellprofiler.shape_and_place(labels)

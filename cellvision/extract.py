@@ -244,7 +244,10 @@ def column_of(block: Block, name: str) -> np.ndarray:
 
 
 def summary(parts: list[np.ndarray]) -> dict[str, Any]:
-    """Kind, share missing, number of different values, and range and mean of numbers."""
+    """Kind, share missing, number of different values, and range and mean of numbers.
+
+    parts: values of one column, (n,) or (n, time) for each block.
+    """
     values = np.concatenate([np.ravel(block) for block in parts])
     first = values[0].item() if hasattr(values[0], "item") else values[0]
     if values.dtype.kind not in "iuf":

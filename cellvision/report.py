@@ -32,6 +32,7 @@ ORDER = ("study", "segment", "extract", "plan", "pretrain", "embed", "finetune",
 FIRST = 10  # rows of a table that the page shows
 SMALL, LARGE = 1e-3, 1e5  # numbers beyond are written with an exponent
 CROPS_SHOWN = 24  # a group
+SKIPPED_SHOWN = 30  # files
 SHORTCUT_SHARE = 0.8  # of the best network's score: from here on a shortcut is named
 MARKERS_SHOWN = 3  # a cluster
 MEGABYTE = 1e6  # bytes
@@ -109,7 +110,8 @@ def load(where: Path) -> Run:
     }
     done = record["status"] == "done"
     gathered = GATHERED[record["stage"]](where) if done and record["stage"] in GATHERED else {}
-    return entry | gathered | {f"picture_{name}": picture for name, picture in entry["pictures"].items()}
+    by_name = {f"picture_{name}": picture for name, picture in entry["pictures"].items()}
+    return entry | gathered | by_name
 
 
 def repeated_by(where: Path, stage: str) -> str:
@@ -155,7 +157,7 @@ def of_segment(where: Path) -> dict[str, Any]:
                 "sheet": of_pixels(sheet(where, group_cells)),
             }
         )
-    skipped_rows = skipped[["path", "reason", "note"]].head(30).to_dict("records")
+    skipped_rows = skipped[["path", "reason", "note"]].head(SKIPPED_SHOWN).to_dict("records")
     counts = cells["mode"].value_counts()
     words = {"words": modes.counted(counts), "single": set(counts.index) == {"cell"}}
     return {"groups": groups, "skipped": skipped_rows, **words, **of_truth(where)}
@@ -394,6 +396,7 @@ def of_bytes(png: bytes) -> str:
 
 
 def of_pixels(pixels: NDArray[np.uint8]) -> str:
+    """(H, W, 3) RGB -> a PNG as data for the page."""
     from cellvision.plots.base import save_pixels
 
     buffer = io.BytesIO()

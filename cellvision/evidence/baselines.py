@@ -144,7 +144,8 @@ def inflation_rows(problem: Supervised) -> NDArray[np.int64]:
 def inflation(problem: Supervised, rows: NDArray[np.int64], features: NDArray[np.float32]) -> dict[str, float]:
     """One linear probe on frozen features, tested on unseen units and on random items: the gap is the inflation.
 
-    features: (len(rows), d). Both scores are balanced accuracies over items.
+    rows: (n,) positions in the items table; features: (n, d) of those rows.
+    Both scores are balanced accuracies over items.
     """
     label = problem.target.label[rows]
     rng = generator(problem.seed, "item-random folds")

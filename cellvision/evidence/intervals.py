@@ -81,7 +81,7 @@ def balanced_accuracy(unit: NDArray, truth: NDArray, correct: NDArray) -> Interv
     """Mean recall over classes, with the percentile interval of the bootstrap over units.
 
     Where units are few the bootstrap is too sure (a perfect score would have no width), so the interval is at least as
-    wide as the exact binomial one of that share of the units.
+    wide as the exact binomial one of that share of the units. unit, truth: (n,); correct: (n,) hits in 0..1.
     """
     tally = Tally.of(unit, truth, correct)
     bootstrap = _interval(tally.balanced, tally)
@@ -95,7 +95,7 @@ def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> 
     """Balanced accuracy of a minus that of b on the same rows, units drawn together for both.
 
     Where no unit tells them apart, the interval reaches as far as the share of units that could still do so: the exact
-    binomial bound of 0 in that many units.
+    binomial bound of 0 in that many units. unit, truth: (n,); a, b: (n,) hits in 0..1.
     """
     first, second = Tally.of(unit, truth, a), Tally.of(unit, truth, b)
     difference = _interval(lambda weights: first.balanced(weights) - second.balanced(weights), first)
@@ -108,7 +108,7 @@ def paired_difference(unit: NDArray, truth: NDArray, a: NDArray, b: NDArray) -> 
 
 
 def mean(unit: NDArray, value: NDArray) -> Interval:
-    """Mean over rows, with the percentile interval of the bootstrap over units."""
+    """(n,) units, (n,) values -> mean over rows, with the percentile interval of the bootstrap over units."""
     tally = Tally.of(unit, np.zeros(len(unit)), value)
     return _interval(tally.balanced, tally)
 

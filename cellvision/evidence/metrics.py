@@ -47,7 +47,10 @@ def auc(truth: NDArray, probability: NDArray[np.float64], classes: list[str]) ->
 
 
 def calibration_error(correct: NDArray[np.bool_], confidence: NDArray[np.float64], bins: int = 10) -> float:
-    """Expected calibration error (Guo et al. 2017): mean gap of confidence and hit rate over equal-width bins."""
+    """(n,) hits, (n,) in 0..1 -> expected calibration error (Guo et al. 2017).
+
+    The mean gap of confidence and hit rate over bins of equal width, each counting by its rows.
+    """
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(confidence[which == b].sum() - correct[which == b].sum()) for b in np.unique(which)]
     return float(sum(gaps) / max(1, len(correct)))

@@ -43,6 +43,7 @@ def _counted(values: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np
 def matches(table: NDArray[np.float64], threshold: float) -> int:
     """How many cells have a partner, one to one, at an IoU of `threshold`, 0.5 or more, or better.
 
+    table: (n, 3) of `pairs`: true label, found label, IoU.
     Only at exactly 0.5 can a cell have two candidates (its two halves). Pairs then form stars, of which each gives one
     match, and a forest has as many trees as it has nodes more than edges.
     """
@@ -51,7 +52,10 @@ def matches(table: NDArray[np.float64], threshold: float) -> int:
 
 
 def score(truth: NDArray[np.integer], found: NDArray[np.integer]) -> dict[str, float]:
-    """One image -> n_true, n_found, and hits, ap and f1 at each threshold; where both hold no cell it scores 1."""
+    """(H, W) label maps of one image -> n_true, n_found, and hits, ap and f1 at each threshold.
+
+    Where neither holds a cell, ap and f1 are 1.
+    """
     table, n_true, n_found = pairs(truth, found)
     out: dict[str, float] = {"n_true": n_true, "n_found": n_found}
     for threshold in THRESHOLDS:

@@ -59,7 +59,7 @@ class Supervised:
         return bag.astype(np.int64), names
 
     def identity(self, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """The columns that say whose prediction a row is, with the cell's true label where somebody gave one."""
+        """(n,) rows -> the columns that say whose prediction each is, with its true label where one was given."""
         names = [name for name in ("item_id", "source_id", "annotation") if name in self.items.table]
         return self.items.table[names].iloc[rows].assign(unit=self.unit[rows])
 

@@ -24,7 +24,10 @@ PROBABILITY = "p_"
 def predictions(
     table: pd.DataFrame, probability: NDArray[np.float64], classes: tuple[str, ...], truth: NDArray | None
 ) -> pd.DataFrame:
-    """Identity columns, truth, predicted, and a probability per class."""
+    """Identity columns, truth, predicted, and a probability per class.
+
+    table: n rows; probability: (n, classes); truth: (n,) class names.
+    """
     guess = np.array(classes, dtype=object)[probability.argmax(1)] if len(probability) else np.array([], dtype=object)
     columns = {f"{PROBABILITY}{name}": probability[:, number].astype(np.float32) for number, name in enumerate(classes)}
     truth_column = {} if truth is None else {"truth": truth}

@@ -35,7 +35,7 @@ class Target:
         return len(self.classes) > 2 and numbers(self.classes) is not None
 
     def text(self, rows: NDArray[np.int64]) -> NDArray[np.str_]:
-        """Class names of labelled rows."""
+        """(n,) labelled rows -> (n,) names of their classes."""
         return np.array(self.classes, dtype=object)[self.label[rows]]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cellvision.strategies import Strategy
 
 HEAD = "head."
+LEAST_STD = 1e-4  # a feature that varies less is not blown up
 
 
 class Head(nn.Module):
@@ -34,11 +35,12 @@ class Head(nn.Module):
         self.register_buffer("std", torch.ones(num_features))
 
     def standardise(self, features: NDArray[np.float32]) -> None:
-        """Fit on the training features."""
+        """Fit on the (n, d) training features."""
         self.mean.copy_(torch.from_numpy(features.mean(0)))
-        self.std.copy_(torch.from_numpy(np.maximum(features.std(0), 1e-4)))
+        self.std.copy_(torch.from_numpy(np.maximum(features.std(0), LEAST_STD)))
 
     def forward(self, features: Tensor) -> Tensor:
+        """(n, d) -> (n, d) float32, standardised."""
         return (features.float() - self.mean) / self.std
 
 

@@ -64,7 +64,7 @@ def content_hash(spec: str) -> str:
 
 
 def hash_arrays(arrays: Mapping[str, NDArray]) -> str:
-    """One hash over names, types, shapes and values."""
+    """name -> (...,) array of any shape; one hash over names, types, shapes and values."""
     total = hashlib.sha256()
     for key, value in sorted(arrays.items()):
         array = np.ascontiguousarray(value)
@@ -83,7 +83,7 @@ def find(spec: str) -> Path | None:
 def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Trained:
     """`--encoder`: a network's name (random weights), NAME@imagenet, NAME@FILE, an embedded name, or a run.
 
-    rows are the training rows, for preprocessing that is fitted; a trained encoder brings its own.
+    rows: (n,) positions of the training rows, for preprocessing that is fitted; a trained encoder brings its own.
     """
     folder = find(spec)
     if folder:

@@ -106,7 +106,7 @@ def _louvain(upper: Any, nodes: int, resolution: float, seed: int) -> NDArray[np
 
 
 def agreement(a: NDArray, b: NDArray) -> float:
-    """The adjusted Rand index: 1 the same partition, 0 as much as chance."""
+    """(n,), (n,) labels -> the adjusted Rand index: 1 the same partition, 0 as much as chance."""
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(a, b))

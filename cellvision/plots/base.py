@@ -36,6 +36,7 @@ def save(made: Figure, target: Path | BinaryIO) -> None:
 
 
 def save_pixels(target: BinaryIO, pixels: NDArray[np.uint8]) -> None:
+    """Write (H, W, 3) RGB as PNG."""
     from PIL import Image
 
     Image.fromarray(pixels).save(target, format="PNG")

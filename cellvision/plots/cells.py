@@ -18,17 +18,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = (0.2, 99.8)  # percentiles of an image that become black and white in a picture of it
+IMAGES_SHOWN, COLUMNS = 12, 4  # of the preview
+TILE = 360  # px, side of an image in the preview
+OUTLINE = (255, 214, 0)  # RGB
+HALF = 127  # of a mask's 255: above lies the cell
 
 
 def preview(
     entries: Iterable[Any], images: pd.DataFrame, folder: Path, path: Path, load: Callable[[Any], NDArray[np.uint8]]
 ) -> None:
-    """Up to twelve images, spread over the groups, with the outlines of their items and how many there are."""
+    """Up to IMAGES_SHOWN images, spread over the groups, with the outlines of their items and how many there are.
+
+    load: entry -> (H, W, C) uint8; folder: the label maps.
+    """
     shown = images[images["status"] == "ok"].sort_values("path")
     shown = (
         shown.assign(turn=shown.groupby("group").cumcount())
         .sort_values(["turn", "group"])
-        .head(12)
+        .head(IMAGES_SHOWN)
         .sort_values(["group", "path"])
     )
     by_id = {entry.image_id: entry for entry in entries}
@@ -36,7 +43,7 @@ def preview(
         outlined(stretched(load(by_id[row.image_id]), SHOWN), labelmaps.read(folder / f"{row.image_id}.tif"))
         for row in shown.itertuples()
     ]
-    columns = min(4, len(tiles))
+    columns = min(COLUMNS, len(tiles))
     rows = -(-len(tiles) // columns)
     tallest = max(tile.shape[0] for tile in tiles) / TILE
     drawing, axes = figure(3 * columns, (3 * tallest + 0.3) * rows, nrows=rows, ncols=columns, squeeze=False)
@@ -55,14 +62,8 @@ def crop_sheet(crops: NDArray[np.uint8], columns: int, side: int = 72) -> NDArra
     sheet = np.full((rows * (side + 2), columns * (side + 2), 3), 255, np.uint8)
     for number, crop in enumerate(crops):
         y, x = (number // columns) * (side + 2), (number % columns) * (side + 2)
-        sheet[y : y + side, x : x + side] = outlined(crop[..., :-1], (crop[..., -1] > 127).astype(np.int32), side)
+        sheet[y : y + side, x : x + side] = outlined(crop[..., :-1], (crop[..., -1] > HALF).astype(np.int32), side)
     return sheet
-
-
-OUTLINE = (255, 214, 0)
-
-
-TILE = 360  # px, side of an image in the preview
 
 
 def outlined(pixels: NDArray[np.uint8], labels: NDArray[np.int32], side: int = TILE) -> NDArray[np.uint8]:
