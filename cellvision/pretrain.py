@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from cellvision.selfsup import Method
 
 REVISION = 1
+LAST_STEPS = 20  # whose mean loss is reported
 
 
 class Config(SplitsConfig):
@@ -179,7 +180,7 @@ def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> d
     summary: dict[str, Any] = {key: float(last[key]) for key in table.columns if key not in ("step", "loss")}
     first = table.iloc[0]
     summary |= {f"{key}_random": float(first[key]) for key in ("rank", "knn", "identity") if key in table}
-    return summary | {"loss": float(table["loss"].tail(20).mean())}
+    return summary | {"loss": float(table["loss"].tail(LAST_STEPS).mean())}
 
 
 if __name__ == "__main__":

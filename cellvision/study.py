@@ -27,6 +27,11 @@ from cellvision.segmenters import SegmenterConfig
 REVISION = 2
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
 SSL = "simclr"
+TRAINING_SHARE = 0.8  # of a budget; a tenth is kept for probes, baselines and the report, and a tenth in reserve
+MAX_SSL_SHARE = 0.6  # of the training; where the fewest steps want more, self-supervision is not run
+SSL_SHARE = 0.55  # of the training goes to self-supervision where it is run
+SSL_VIEWS = 2  # of every item in a step
+FEW_STEPS, FEWEST_STEPS = 100, 20  # of a fine-tuning: with fewer one seed is enough; never fewer than the second
 SHARED = (
     "raw",
     "segmenter",
@@ -167,29 +172,32 @@ def annotated_classes(cells: Path, planned: Path) -> list[str]:
 
 
 def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: list[str]) -> dict[str, Any]:
-    """Turn seconds into steps with the measured rate of training: linear probes always, then SSL, then whole networks.
-
-    A tenth is kept for probes, baselines and the report, and a tenth in reserve.
-    """
+    """Seconds -> steps, by the measured rate of training: linear probes always, then SSL, then whole networks."""
     jobs = local.cores() if cfg.workers is None else max(1, cfg.workers)
     rate = jobs * pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
-    items = 0.8 * seconds * rate
+    items = TRAINING_SHARE * seconds * rate
     folds += jobs  # the bundle is trained on everything, in one process
-    ssl_items = MIN_SSL_STEPS * cfg.batch * 2 * folds
+    ssl_batch = cfg.batch * SSL_VIEWS * folds  # items in a step of every fold
+    ssl_items = MIN_SSL_STEPS * ssl_batch
     say(f"study: {rate:.0f} items/s in training; {duration(seconds)} left of the budget")
-    if ssl_items > 0.6 * items:
-        needed = duration(ssl_items / rate / 0.48)
+    if ssl_items > MAX_SSL_SHARE * items:
+        needed = duration(ssl_items / rate / (TRAINING_SHARE * MAX_SSL_SHARE))
         not_run.append(f"self-supervision: too little budget ({MIN_SSL_STEPS} steps a fold want {needed})")
         ssl_steps, share, arms = 0, 1.0, 1
     else:
-        ssl_steps = min(cfg.pretrain_steps, int(0.55 * items / (cfg.batch * 2 * folds)))
-        share, arms = 1 - ssl_steps * cfg.batch * 2 * folds / items, 2
+        ssl_steps = min(cfg.pretrain_steps, int(SSL_SHARE * items / ssl_batch))
+        share, arms = 1 - ssl_steps * ssl_batch / items, 2
     seeds = list(cfg.seeds)
     steps = int(share * items / (cfg.batch * folds * arms * len(seeds)))
-    if steps < 100 and len(seeds) > 1:
+    if steps < FEW_STEPS and len(seeds) > 1:
         seeds, steps = seeds[:1], steps * len(seeds)
         not_run.append("a second seed: too little budget")
-    return {"steps": max(20, min(cfg.steps, steps)), "pretrain_steps": ssl_steps, "seeds": seeds, "rate": rate}
+    return {
+        "steps": max(FEWEST_STEPS, min(cfg.steps, steps)),
+        "pretrain_steps": ssl_steps,
+        "seeds": seeds,
+        "rate": rate,
+    }
 
 
 def pretrain_config(cfg: Config, cells: Path, steps: int, fold: str, probes: int = 4) -> pretrain.Config:

@@ -37,6 +37,7 @@ SHARES = {  # of the crops, by kind; only their ratios count
 CLOSER = {"neuron_pfc": 3.0, "sim_neuron": 2.0, "usiigaci": 1.7}  # branching and thin cells are shown larger by this
 NUCLEI = ("fluorescence", "stained_purple_on_white", "stained_purple_on_purple", "brightfield_gray")
 PAINTED = 60  # images a group
+MARKED = 0.95  # least share of the points of a smear that lie in a cell
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def smears(data: Path) -> Iterator[Sample]:
         pixels = read_pixels(data / "rbc_chula12" / "images" / str(name))
         masks = cut.segment(pixels).masks
         at = masks[rows["y"].clip(0, masks.shape[0] - 1), rows["x"].clip(0, masks.shape[1] - 1)]
-        if (at > 0).mean() >= 0.95 and len(np.unique(at[at > 0])) == (at > 0).sum():
+        if (at > 0).mean() >= MARKED and len(np.unique(at[at > 0])) == (at > 0).sum():
             yield Sample(str(name), "chula", f"chula {name}", pixels, masks)
     for path in sorted((data / "rbc_disease_weak" / "images").glob("*/*.*")):
         pixels = read_pixels(path)

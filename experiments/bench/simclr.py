@@ -41,7 +41,7 @@ def ours(items: Path, steps: int) -> Iterator[None]:
     draw = batches.SourceBalanced(branch, start.state, rows, 2, BATCH, 0)
     for views in loop.batches(draw, 0, steps, local.cores()):
         with autocast(learner, "auto"):
-            loss = pretrain.contrast(method, learner, views)
+            loss = method.step(learner, pretrain.in_order(views))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
