@@ -50,7 +50,7 @@ def read(path: Path, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def match(annotations: pd.DataFrame, masks: NDArray[np.int32], cells: pd.DataFrame) -> pd.DataFrame:
-    """One image's annotations with mask_label (0: none) and status matched, outside or shared.
+    """One image's annotations, its (H, W) labels and cells -> mask_label (0: none), status matched, outside or shared.
 
     A point belongs to the cell whose mask it lies in; a cell with several points is `shared` and none of them counts.
     A box belongs to the cell whose box overlaps it best, at an IoU of MIN_IOU or more, one to one.

@@ -118,7 +118,7 @@ def _find(pixels: NDArray[np.uint8]) -> tuple[Mask, list[Overlay]]:
 
 
 def clear_of(masks: NDArray[np.int32], overlay: Mask) -> tuple[NDArray[np.int32], int]:
-    """The label map without the cells that lie on an overlay, and how many those were."""
+    """(H, W) labels, (H, W) overlay -> (H, W) int32 without the cells that lie on it, and how many those were."""
     count = int(masks.max(initial=0)) + 1
     lying = np.bincount(masks[overlay], minlength=count) > LYING * np.bincount(masks.ravel(), minlength=count)
     lying[0] = False
@@ -158,7 +158,8 @@ def _box(kind: Kind, pieces: pd.DataFrame) -> Overlay:
 
 
 def inks(pixels: NDArray[np.uint8]) -> list[tuple[Mask, Mask, Mask, bool]]:
-    """Black, white, and the six pure colours: ink with its smooth edges, pure ink, what is clear of it; coloured?
+    """(H, W, C) -> of black, white and the six pure colours: ink with its smooth edges, pure ink, what is clear of it,
+    each (H, W), and whether it is coloured.
 
     A colour that much of the image has is left out: it is the background, or a stain.
     """
@@ -318,7 +319,7 @@ def leader_lines(pieces: pd.DataFrame, shape: tuple[int, ...]) -> pd.DataFrame:
 
 
 def find_strips(pixels: NDArray[np.uint8]) -> list[Overlay]:
-    """Plain bars along the edges, such as hold the text under an electron micrograph or around a figure in a book."""
+    """(H, W, C) -> plain bars along the edges, as under an electron micrograph or around a figure in a book."""
     height, width = pixels.shape[:2]
     top, bottom = _strip(pixels), _strip(pixels[::-1])
     body = np.moveaxis(pixels[top : height - bottom], 1, 0)

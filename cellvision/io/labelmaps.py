@@ -11,6 +11,7 @@ from cellvision.core import files
 
 
 def write(path: Path, masks: NDArray[np.int32]) -> None:
+    """(H, W) labels as a compressed TIFF, uint16 where all labels fit."""
     import tifffile
 
     small = masks.astype(np.uint16) if masks.max(initial=0) < 2**16 else masks

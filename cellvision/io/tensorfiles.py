@@ -16,7 +16,10 @@ COUNTER = "num_batches_tracked"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One metadata key at most: of several the library writes the order by chance, and bytes would differ."""
+    """Tensors of any shape, (...,), by name -> a safetensors file.
+
+    One metadata key at most: of several the library writes the order by chance, and bytes would differ.
+    """
     from safetensors.torch import save_file
 
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
@@ -57,7 +60,7 @@ def _check_length(path: Path) -> None:
 
 
 def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Copy weights into a module of the same shape; ConfigError names the first tensor that does not fit.
+    """Copy weights, of any shape (...,), by name into a module; ConfigError names the first tensor that does not fit.
 
     Files converted from old ones lack the counters of batch normalisation, which no network here reads: the module's
     own stay.

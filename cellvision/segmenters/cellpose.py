@@ -117,7 +117,7 @@ class Cellpose(Segmenter):
         return math.prod(_tiles_along(int(side * self._scale()), self.tile) for side in (height, width))
 
     def tile_seconds(self, pixels: NDArray[np.uint8]) -> float:
-        """Seconds a tile, masks included, of the image's middle: one tile, on a GPU some more."""
+        """(H, W, C) uint8 -> seconds a tile, masks included, of the image's middle: one tile, on a GPU some more."""
         wanted = int((self.tile - PADDED) * (2 if self.device.type == "cuda" else 1) / self._scale())
         top, left = (max(0, side - wanted) // 2 for side in pixels.shape[:2])
         piece = pixels[top : top + wanted, left : left + wanted]
@@ -230,8 +230,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_network(state: dict[str, torch.Tensor], path: Path) -> Literal["sam", "dino"]:
-    """Which kind it is; ConfigError names the first tensor that is missing, misshapen or not finite, or what to do
-    where its network cannot be made here.
+    """Tensors of any shape, (...,), by name -> which kind of network they are of.
+
+    ConfigError names the first tensor that is missing, misshapen or not finite, or what to do where its network cannot
+    be made here.
     """
     kind: Literal["sam", "dino"] = "dino" if "encoder.cls_token" in state else "sam"  # as Cellpose tells them apart
     with isolated(torch.device("cpu")), torch.device("meta"):

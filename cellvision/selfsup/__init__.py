@@ -69,7 +69,7 @@ class Method(Protocol):
         ...
 
     def step(self, learner: Any, views: list[Tensor]) -> Tensor:
-        """`views` batches of the branch, row i of each a variation of the same item -> the loss, a scalar."""
+        """`views` batches (n, ...) of the branch, row i of each a variation of the same item -> the loss, a scalar."""
         ...
 
     def after_step(self, learner: Any, step: int, steps: int) -> None:
@@ -83,5 +83,8 @@ class Method(Protocol):
     def validate(
         self, encoder: nn.Module, branch: Branch, state: State, train: NDArray[np.int64], test: NDArray[np.int64]
     ) -> dict[str, float]:
-        """What the method itself measures on rows it did not train on; a key `chance` replaces `chance()`."""
+        """(n,) training and (m,) test rows -> what the method itself measures on rows it did not train on.
+
+        A key `chance` replaces `chance()`.
+        """
         return {}

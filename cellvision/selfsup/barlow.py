@@ -31,6 +31,7 @@ class BarlowTwins(Method):
         return nn.ModuleDict({"encoder": encoder, "head": head})
 
     def step(self, learner: Any, views: list[Tensor]) -> Tensor:
+        """Two views (n, ...) -> scalar, from the correlations (d, d) between the dimensions of their projections."""
         from lightly.loss import BarlowTwinsLoss
 
         first, second = (learner.head(learner.encoder(view)).float() for view in views)

@@ -36,6 +36,7 @@ class BYOL(Method):
         return nn.ModuleDict({"encoder": encoder, "head": online[1], "prediction": prediction, "target": target})
 
     def step(self, learner: Any, views: list[Tensor]) -> Tensor:
+        """Two views (n, ...) -> scalar: 2 less the cosines of each one's prediction and the other's target."""
         from lightly.loss import NegativeCosineSimilarity
 
         first, second = (learner.prediction(learner.head(learner.encoder(view))).float() for view in views)

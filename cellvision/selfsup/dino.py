@@ -42,7 +42,7 @@ class DINO(Method):
         return nn.ModuleDict({"encoder": encoder, "head": head, "teacher": teacher, "loss": loss})
 
     def step(self, learner: Any, views: list[Tensor]) -> Tensor:
-        """The loss holds the teacher's centre, which moves with every call."""
+        """Two views (n, ...) -> scalar. The loss holds the teacher's centre, which moves with every call."""
         with torch.no_grad():
             taught = [learner.teacher(view).float() for view in views]
         return learner.loss(taught, [learner.head(learner.encoder(view)).float() for view in views])

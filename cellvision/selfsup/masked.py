@@ -62,7 +62,7 @@ class Masked(Method):
         return loss + self.cfg.cell_weight * nn.functional.cross_entropy(alone[hidden], target)
 
     def validate(self, encoder: Any, branch: Any, state: Any, train: NDArray, test: NDArray) -> dict[str, float]:
-        """Perplexities on unseen cells, and the loss that the genes' own shares would have there.
+        """(n,) training and (m,) unseen rows -> perplexities on these, and the loss of the genes' own shares there.
 
         Without held-out cells that loss is the training cells', and no perplexity is claimed.
         """
@@ -124,7 +124,7 @@ def hidden_rates(bins: Tensor, share: float) -> Tensor:
 def perplexities(
     encoder: Any, branch: Any, state: Any, train: NDArray, test: NDArray, share: float
 ) -> dict[str, float]:
-    """exp of the mean negative log-likelihood of the hidden genes of unseen cells, in bins.
+    """exp of the mean negative log-likelihood of the hidden genes of unseen cells, in bins; (n,), (m,) rows of cells.
 
     perplexity_marginal: each gene's own shares among hidden genes of the training cells, so that it knows how often
     hidden genes are expressed; perplexity_plain_marginal: its shares among all training cells.
@@ -174,6 +174,7 @@ def _named(what: str, name: str) -> str:
 
 
 def parts(rows: NDArray) -> list[NDArray]:
+    """(n,) -> its pieces of at most (CHUNK,), in order."""
     return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
 
 

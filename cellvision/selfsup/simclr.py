@@ -33,7 +33,7 @@ class SimCLR(Method):
         return nn.ModuleDict({"encoder": encoder, "head": head})
 
     def step(self, learner: Any, views: list[Tensor]) -> Tensor:
-        """The views go through the encoder together, so that batch norm sees all of them."""
+        """Two views (n, ...) -> scalar. They go through the encoder together, so that batch norm sees all of them."""
         from lightly.loss import NTXentLoss
 
         first, second = learner.head(learner.encoder(torch.cat(views))).float().chunk(2)

@@ -10,12 +10,12 @@
         def paint(
             self, rng: np.random.Generator, height: int, width: int, contamination: float, kinds: tuple[str, ...]
         ) -> Painting:
-            found = draw_kinds(rng, max(2, height * width // 2000), "squares", contamination, kinds)
+            drawn_kinds = draw_kinds(rng, max(2, height * width // 2000), "squares", contamination, kinds)
             masks = np.zeros((height, width), np.int32)
-            for number, (y, x) in enumerate(rng.uniform((0, 0), (height, width), (len(found), 2)).astype(int), 1):
+            for number, (y, x) in enumerate(rng.uniform((0, 0), (height, width), (len(drawn_kinds), 2)).astype(int), 1):
                 masks[y : y + 20, x : x + 20] = number     # later ones lie on top
             light = np.where(masks > 0, 0.4, 0.9) * illumination(rng, masks.shape)
-            return finish(np.repeat(photograph(rng, light)[..., None], 3, axis=2), masks, found)
+            return finish(np.repeat(photograph(rng, light)[..., None], 3, axis=2), masks, drawn_kinds)
 
 with helpers of canvas.py, and the line `"squares": "cellvision.simulators.squares:Squares"` below.
 tests/simulators/test_painter_contract.py finds it. Everything random comes from the generator, so one generator state

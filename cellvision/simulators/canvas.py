@@ -9,6 +9,7 @@ import numpy as np
 from cellvision.simulators import DEBRIS, Painting
 
 SLIVER_PX = 60  # smaller remains, cut by the border or covered by a neighbour, are painted but are no cells
+LEAST_BLUR_PX = 0.2  # standard deviation; below it a Gaussian changes nothing that can be seen
 NEIGHBOUR = {"xylem": "phloem", "phloem": "xylem"}  # tissues grow side by side: their likeliest contaminant
 
 # optical density per unit of stain in R, G, B; mixtures of these are the stains of both tissues
@@ -80,9 +81,10 @@ def illumination(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray
 
 
 def blur(image: np.ndarray, sigma_px: float) -> np.ndarray:
+    """(H, W) or (H, W, C) -> the same shape; too small a Gaussian to matter leaves it as it is."""
     import cv2
 
-    return cv2.GaussianBlur(image, (0, 0), float(sigma_px)) if sigma_px > 0.2 else image
+    return cv2.GaussianBlur(image, (0, 0), float(sigma_px)) if sigma_px > LEAST_BLUR_PX else image
 
 
 def mix_stain(rng: np.random.Generator, sharpness: float = 0.5) -> np.ndarray:
@@ -92,7 +94,7 @@ def mix_stain(rng: np.random.Generator, sharpness: float = 0.5) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, light: np.ndarray, grain: float = 1.0) -> np.ndarray:
-    """Light, 1 = white -> uint8 of its shape, through lens and camera: its own blur, gain, shot and read noise."""
+    """(H, W) or (H, W, C) light, 1 = white -> uint8 of its shape: blur of the lens, gain, shot and read noise."""
     light = blur(light.astype(np.float32), rng.uniform(0.5, 1.3)) * rng.uniform(0.92, 1.05)
     shot, read = grain * rng.uniform(0.006, 0.022), grain * rng.uniform(0.003, 0.009)
     spread = np.sqrt(shot**2 * np.clip(light, 0, 1) + read**2)
@@ -101,7 +103,7 @@ def photograph(rng: np.random.Generator, light: np.ndarray, grain: float = 1.0) 
 
 
 def finish(pixels: np.ndarray, masks: np.ndarray, kinds: np.ndarray) -> Painting:
-    """Drop slivers, number the labels 1..n, write the table. `kinds[i]` is the kind of label i + 1."""
+    """(H, W) or (H, W, 3) uint8, (H, W) labels, (n,) kinds, `kinds[i]` of label i + 1 -> no slivers, labels 1..n."""
     area = np.bincount(masks.ravel(), minlength=len(kinds) + 1)
     kept = np.flatnonzero(area[1:] >= SLIVER_PX) + 1
     number = np.zeros(len(kinds) + 1, np.int32)

@@ -61,7 +61,7 @@ def _pack(rng: np.random.Generator, shape: tuple[int, int], radius: np.ndarray, 
 
 
 def push_apart(place: np.ndarray, radius: np.ndarray, rounds: int = 40) -> np.ndarray:
-    """Move overlapping discs away from each other, the small one further."""
+    """(n, 2) y, x and (n,) radii, px -> (n, 2), moved in place: overlapping discs part, the small one further."""
     n, reach = len(radius), radius[:, None] + radius[None]
     distance = np.linalg.norm(place[:, None] - place[None], axis=2)
     i, j = np.nonzero(np.triu(distance < reach + 25, k=1))  # pairs that may meet

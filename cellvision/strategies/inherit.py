@@ -49,9 +49,11 @@ class Inherit(Strategy):
         return weight / weight.sum()
 
     def loss(self, head: nn.Module, features: Tensor, bag: Tensor, label: Tensor) -> Tensor:
+        """(n, d) features, (n,) labels -> scalar: cross-entropy, each item with its source's label."""
         return nn.functional.cross_entropy(head(features).float(), label, label_smoothing=self.cfg.smoothing)
 
     def predict(self, head: nn.Module, features: Tensor, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d), (n,) bags from 0 -> item probabilities (n, k), and their means by bag (bags, k)."""
         item = head(features).float().softmax(1)
         return item, mean_by(item, bag)
 

@@ -86,11 +86,13 @@ class GatedAttention(Strategy):
         return np.concatenate(drawn)
 
     def loss(self, head: nn.Module, features: Tensor, bag: Tensor, label: Tensor) -> Tensor:
+        """(n, d) features, (n,) bags and labels, one a bag -> scalar: cross-entropy of bags."""
         _, dense = torch.unique(bag, return_inverse=True)
         _, logits = head(features, dense)
         target = torch.zeros(len(logits), dtype=torch.long, device=label.device).scatter_(0, dense, label)
         return nn.functional.cross_entropy(logits, target)
 
     def predict(self, head: nn.Module, features: Tensor, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d), (n,) bags from 0 -> item probabilities (n, k), bag probabilities (bags, k)."""
         item, pooled = head(features, bag)
         return item.softmax(1), pooled.softmax(1)

@@ -27,7 +27,7 @@ class Ordinal(Inherit):
         return nn.Linear(num_features, classes - 1)
 
     def loss(self, head: nn.Module, features: Tensor, bag: Tensor, label: Tensor) -> Tensor:
-        """Step k is asked of the items at or above class k: above k, given at least k."""
+        """(n, d), (n,) labels -> scalar. Step k is asked of items at or above class k: above k, given at least k."""
         score = head(features).float()
         step = torch.arange(score.shape[1], device=label.device)
         asked = (label[:, None] >= step).float()
@@ -36,6 +36,7 @@ class Ordinal(Inherit):
         return (each * asked).sum() / asked.sum()
 
     def predict(self, head: nn.Module, features: Tensor, bag: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, d), (n,) bags from 0 -> item probabilities (n, k), and their means by bag (bags, k)."""
         reached = head(features).float().sigmoid().cumprod(1)
         ones, zeros = torch.ones_like(reached[:, :1]), torch.zeros_like(reached[:, :1])
         item = torch.cat([ones, reached], 1) - torch.cat([reached, zeros], 1)

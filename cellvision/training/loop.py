@@ -89,7 +89,7 @@ def train(
 
     Parameters that need no gradient stay as they are, unless `after_step`, called with the step's number behind the
     optimiser, moves them; with `frozen_statistics` norms whose parameters are all such keep their statistics too.
-    Raises Interrupted after a checkpoint when a signal asks for it.
+    Batches are tensors (n, ...) by name. Raises Interrupted after a checkpoint when a signal asks for it.
     """
     trainer = _Trainer(module, cfg, folder, shown or what)
     device = device_of(module)

@@ -152,7 +152,7 @@ def _gradient(warm: NDArray[np.float64], masks: NDArray[np.int32], alone: bool =
 
 
 def tidy(masks: NDArray[np.int32], smallest: float) -> NDArray[np.int32]:
-    """Holes filled, labels below `smallest` px left out, numbered without gaps."""
+    """(H, W) -> (H, W): holes filled, labels of less than `smallest` px area left out, numbered without gaps."""
     from cellpose.utils import fill_holes_and_remove_small_masks
 
     return np.asarray(fill_holes_and_remove_small_masks(masks, min_size=max(1, math.ceil(smallest))), np.int32)
@@ -167,14 +167,17 @@ def at_border(masks: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 def keep(masks: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Only the wanted ones of labels 1..n, numbered without gaps in the same order."""
+    """(H, W) labels 1..n, (n,) which are wanted -> (H, W) of these alone, numbered without gaps in the same order."""
     return np.concatenate([[0], np.cumsum(wanted) * wanted]).astype(np.int32)[masks]
 
 
 def enlarge(
     masks: NDArray[np.int32], log_odds: NDArray[np.float32], threshold: float, shape: tuple[int, int]
 ) -> NDArray[np.int32]:
-    """Labels at another size: where cells meet the nearest label counts, towards the background the smooth log odds."""
+    """(h, w) labels and log odds -> (H, W) labels, `shape` being (H, W).
+
+    Where cells meet the nearest label counts, towards the background the smooth log odds.
+    """
     import cv2
 
     size = shape[::-1]
@@ -182,9 +185,8 @@ def enlarge(
         return masks
     if masks.shape[0] >= shape[0]:
         return np.asarray(cv2.resize(masks, size, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
-    grown = cv2.dilate(masks.astype(np.float64), np.ones((3, 3), np.uint8)).astype(
-        np.int32
-    )  # float64 holds every label
+    exact = masks.astype(np.float64)  # holds every label, which OpenCV's other types do not
+    grown = cv2.dilate(exact, np.ones((3, 3), np.uint8)).astype(np.int32)
     grown = np.where(masks > 0, masks, grown)
     large = np.asarray(cv2.resize(grown, size, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
     return large * (cv2.resize(log_odds, size, interpolation=cv2.INTER_LINEAR) > threshold)

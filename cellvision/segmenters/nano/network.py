@@ -42,6 +42,7 @@ class NanoNetwork(nn.Module):
         self.head = nn.Conv2d(width, 3 * 4, 3, padding=1)  # 2 x 2 px each: stride 2 -> 1
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """(n, 3, H, W) in 0..1 -> (n, 3, H, W) float32: flow y, flow x (times five), log odds."""
         *finer, features = self.trunk(pixels)
         for up, skip in zip(self.ups, reversed(finer), strict=True):
             features = up(features, skip)
@@ -69,6 +70,7 @@ class Up(nn.Module):
         self.refine = nn.Sequential(*layers)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        """(n, coarse, h, w), (n, skip, 2 * h, 2 * w) -> (n, width, 2 * h, 2 * w)."""
         return self.refine(F.interpolate(self.coarse(features), scale_factor=2, mode="nearest") + self.skip(skip))
 
 
@@ -78,7 +80,7 @@ def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def typical_diameter(masks: NDArray[np.integer]) -> float:
-    """Diameter of the disc with the median area of the labels, px; 0 where there are none."""
+    """(H, W) labels -> diameter of the disc with their median area, px; 0 where there are none."""
     areas = np.bincount(masks.ravel())[1:]
     areas = areas[areas > 0]
     return float(2 * math.sqrt(float(np.median(areas)) / math.pi)) if len(areas) else 0.0

@@ -87,7 +87,10 @@ def scene_of(
 def native_of(
     pixels: NDArray[np.uint8], masks: NDArray[np.int32], closer: float = 1.0
 ) -> tuple[NDArray[np.uint8], float]:
-    """The image as it came, cells of more than `NATIVE` px made smaller; and the diameter its cells have there, px."""
+    """(H, W, 1 or 3), (H, W) labels -> (h, w, 3) uint8, and the diameter its cells have there, px.
+
+    The image as it came, but smaller where its cells have more than `NATIVE` px.
+    """
     import cv2
 
     diameter = typical_diameter(masks) / closer
@@ -209,7 +212,11 @@ def vary_colour(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def loss(network: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Cellpose's: half the mean square of five times the flow, plus cross entropy; and the diameter's likelihood."""
+    """Cellpose's: half the mean square of five times the flow, plus cross entropy; and the diameter's likelihood.
+
+    image (n, 3, SIDE, SIDE), target (n, 3, SIDE, SIDE): flow y and x, cell; valid (n, 1, SIDE, SIDE);
+    sized (m, 3, SIZE_SIDE, SIZE_SIDE), diameter (m,): its log2 in units of `DIAMETER` -> scalar.
+    """
     prediction = network(batch["image"].contiguous(memory_format=torch.channels_last))
     flow, cell, valid = batch["target"][:, :2], batch["target"][:, 2:], batch["valid"]
     count = valid.sum().clamp(min=1)

@@ -37,6 +37,7 @@ WALL_HEIGHT = 0.5  # of the typical wall nearby: a lower crest divides nothing
 COMPACT = 0.78  # solidity above that of meshes and holes with a form of their own,
 SINGLE = 0.88  # ... of what is one cell and not a clump,
 CUSPLESS = 0.94  # ... and of holes that are no gaps between cells
+MAD_TO_STD = 1.4826  # of a normal distribution: its standard deviation over its median absolute deviation
 MIN_LEVELS = 3.0  # grey levels between cells and background that 8 bits can resolve
 
 
@@ -85,8 +86,7 @@ class Scene:
 
 
 def view(pixels: NDArray[np.uint8], look: str) -> Scene | None:
-    """The plane of best contrast after the illumination is taken out; None if nothing stands out."""
-
+    """(H, W, C) -> the plane of best contrast after the illumination is taken out; None if nothing stands out."""
     if min(pixels.shape[:2]) < MIN_SIDE:
         return None
     image = blur(pixels.astype(np.float32), 1.0)
@@ -110,7 +110,7 @@ def view(pixels: NDArray[np.uint8], look: str) -> Scene | None:
 
 
 def colour_scene(image: NDArray[np.float32], front: Mask, look: str) -> Scene:
-    """Cells differ from the background by colour or brightness: the axis that separates both best."""
+    """(H, W, C) grey levels, (H, W) front -> the plane along the axis of colour that separates both best."""
     level = np.stack([surface(image[..., c], ~front) for c in range(image.shape[2])], axis=-1)
     signal = np.asarray((image - level) @ discriminant(image - level, front), np.float32)
     return Scene(signal, max(robust_std(signal[~front]), 0.5), front, look)
@@ -188,7 +188,7 @@ def surface(plane: Plane, where: Mask) -> Plane:
 
 
 def otsu(values: NDArray[np.float32]) -> float:
-    """The threshold of greatest between-class variance (Otsu 1979), blind to the outermost 0.1 %."""
+    """(H, W) -> the threshold of greatest between-class variance (Otsu 1979), blind to the outermost 0.1 %."""
     low, high = np.percentile(values, [0.1, 99.9])
     if high <= low:
         return float(high)
@@ -201,18 +201,18 @@ def otsu(values: NDArray[np.float32]) -> float:
 
 
 def blur(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Gaussian, `sigma` in px, the same shape; channel by channel."""
+    """(H, W) or (H, W, C) -> the same shape: Gaussian, `sigma` in px, channel by channel."""
     import cv2
 
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32).reshape(plane.shape)
 
 
 def robust_std(values: NDArray[Any]) -> float:
-    """Standard deviation from the median absolute deviation; 0 for nothing."""
+    """(n,) -> standard deviation from the median absolute deviation; 0 for nothing."""
     if values.size == 0:
         return 0.0
     sample = values.ravel()[:: max(1, values.size // 50_000)]
-    return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
+    return float(MAD_TO_STD * np.median(np.abs(sample - np.median(sample))))
 
 
 def gradient_in(grey: Plane, where: Mask) -> float:
@@ -408,7 +408,7 @@ def typical_diameter(mask: Mask, power: float = 0.5) -> float:
 
 
 def weighted_median(area: NDArray[Any], power: float = 0.5) -> float:
-    """The size at which half of the sum of area**power lies in smaller ones; the least measurable one for none."""
+    """(n,) areas, px -> the one below which half of the sum of area**power lies; the least measurable one for none."""
     area = np.sort(area[area >= area_of(MIN_DIAMETER) / 4])
     if len(area) == 0:
         return area_of(MIN_DIAMETER)
