@@ -12,6 +12,7 @@ python experiments/bench/hashes.py WORK --tree AFTER --against before.json      
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import json
@@ -39,7 +40,7 @@ LIBRARIES = (
     "sklearn.linear_model", "sklearn.neighbors", "scipy.stats", "skimage.measure", "matplotlib.pyplot", "pandas",
     "pyarrow.parquet", "anndata", "h5py", "tifffile", "jinja2",
 )  # fmt: skip
-EVERYWHERE = "--workers 0 --threads 1 --device cpu"
+QUIETLY = {"--workers": "0", "--threads": "1", "--device": "cpu"}  # where a command knows them
 SCENE = "--height 128 --width 160 --contamination 0.2"
 TRAIN = "--steps 3 --batch 16"
 TRUTH = "--annotations simulated/truth/points.csv --truth simulated/truth/masks"
@@ -268,7 +269,8 @@ def run_all(work: Path, commands: Mapping[str, str], preload: bool) -> list[str]
     """Run each command in `work`, its words in logs/<run>.txt; -> the runs that failed."""
     failed = []
     for name, text in commands.items():
-        arguments = [*shlex.split(f"{text} {EVERYWHERE}"), "--out", name]
+        words = shlex.split(text)
+        arguments = [*words, *quietly(words[0], work), "--out", name]
         log = work / "logs" / f"{name}.txt"
         begun = time.monotonic()
         code = (in_copy if preload else in_process)(arguments, work, log)
@@ -278,6 +280,14 @@ def run_all(work: Path, commands: Mapping[str, str], preload: bool) -> list[str]
             last = log.read_text("utf-8", "replace").strip().splitlines()[-1:]
             print(f"         FAILED with {code}: {' '.join(last)}", file=sys.stderr, flush=True)
     return failed
+
+
+@functools.cache
+def quietly(command: str, work: Path) -> list[str]:
+    """Those of QUIETLY that the command's help lists."""
+    show = [sys.executable, "-m", "cellvision", command, "--help"]
+    text = subprocess.run(show, cwd=work, capture_output=True, text=True, check=False).stdout
+    return [word for flag, value in QUIETLY.items() if f"{flag} " in text for word in (flag, value)]
 
 
 def in_process(arguments: list[str], work: Path, log: Path) -> int:
