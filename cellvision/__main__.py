@@ -6,8 +6,8 @@ import sys
 from typing import NoReturn
 
 from cellvision import __version__
+from cellvision.commandline.cli import main
 from cellvision.core import config
-from cellvision.core.cli import main
 from cellvision.core.progress import say
 from cellvision.core.signals import leave
 

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from cellvision.core import cli, flags
+from cellvision.commandline import cli, flags
 from cellvision.core.config import StageModel, option
 from cellvision.runs.calls import command
 
@@ -154,6 +154,6 @@ def fish(known: Known) -> str:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
 
     raise SystemExit(main("completion"))

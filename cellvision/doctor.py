@@ -133,7 +133,7 @@ def device() -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("doctor"))

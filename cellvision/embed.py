@@ -158,7 +158,7 @@ def report_to_person(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("embed"))

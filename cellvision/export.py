@@ -321,7 +321,7 @@ def append(handle: Any, table: pd.DataFrame, *, header: bool) -> None:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("export"))

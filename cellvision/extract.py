@@ -260,7 +260,7 @@ def summary(parts: list[np.ndarray]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("extract"))

@@ -152,7 +152,7 @@ def check(part: Path, weights: Weights) -> None:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("fetch"))

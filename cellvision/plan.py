@@ -106,7 +106,7 @@ def claims(
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("plan"))

@@ -124,7 +124,7 @@ def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Train
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("predict"))

@@ -184,7 +184,7 @@ def write_curves(history: list[dict[str, float]], chance: float, out: Path) -> d
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("pretrain"))

@@ -405,7 +405,7 @@ def of_pixels(pixels: NDArray[np.uint8]) -> str:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("report"))

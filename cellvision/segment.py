@@ -340,7 +340,7 @@ def write_tables(images: pd.DataFrame, cells: pd.DataFrame, matched: pd.DataFram
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("segment"))

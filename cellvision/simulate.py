@@ -162,7 +162,7 @@ def write_truth(out: Path, tables: list[Path]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("simulate"))

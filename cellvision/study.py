@@ -275,7 +275,7 @@ def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, An
 
 
 if __name__ == "__main__":
-    from cellvision.core.cli import main
+    from cellvision.commandline.cli import main
     from cellvision.core.signals import leave
 
     leave(main("study"))

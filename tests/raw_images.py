@@ -10,7 +10,7 @@ import pandas as pd
 from corpus import pillow
 
 from cellvision.cells import cropstore
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 
 PLAIN = ["--segmenter", "threshold", "--workers", "0"]
 

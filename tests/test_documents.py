@@ -18,7 +18,7 @@ from conftest import TINY_STUDY
 from corpus import pillow
 
 from cellvision.__main__ import COMMANDS, dispatch
-from cellvision.core.cli import read_config
+from cellvision.commandline.cli import read_config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "cellvision/README.md", "pretrain/README.md", "data/README.md")

@@ -15,7 +15,7 @@ import torch
 from small_cellpose import DISCS, discs, everything_global, make, noise
 
 from cellvision import segment
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 from cellvision.core.errors import ConfigError
 from cellvision.executors import local
 from cellvision.segmenters.cellpose import Cellpose

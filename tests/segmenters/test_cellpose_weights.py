@@ -12,7 +12,7 @@ import torch
 from small_cellpose import discs, make
 from trap import Trap
 
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
 from cellvision.segmenters import SEGMENTERS
 from cellvision.segmenters.cellpose import read_weights

@@ -10,7 +10,7 @@ import pytest
 
 from cellvision import completion
 from cellvision.__main__ import COMMANDS
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 
 COMPLETED = [
     (["seg"], ["segment"]),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cellvision.__main__ import dispatch
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 
 
 @pytest.fixture

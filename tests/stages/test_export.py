@@ -17,7 +17,8 @@ from PIL import Image
 
 from cellvision import export
 from cellvision.branches.tabular.branch import TabularBranch
-from cellvision.core import cli, files
+from cellvision.commandline import cli
+from cellvision.core import files
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.evidence import labelscores
 from cellvision.io import geojson, labelmaps

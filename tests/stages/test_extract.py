@@ -19,8 +19,8 @@ from cellvision.branches import BRANCHES
 from cellvision.branches.trace import files as tracefiles
 from cellvision.branches.trace import store as tracestore
 from cellvision.branches.trace.branch import TraceBranch
+from cellvision.commandline.cli import main
 from cellvision.core import files
-from cellvision.core.cli import main
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError, NoUsableInput
 

@@ -12,8 +12,8 @@ import pytest
 from tiny_runs import FOLDS, GROUPS, SOURCES, STEPS, metrics_of, run
 
 from cellvision import finetune, predict
+from cellvision.commandline.cli import main
 from cellvision.core import files
-from cellvision.core.cli import main
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.io import tensorfiles
 

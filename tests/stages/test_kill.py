@@ -19,8 +19,8 @@ import pytest
 from conftest import TINY_STUDY
 from sharing import shared
 
+from cellvision.commandline.cli import main
 from cellvision.core import files, signals
-from cellvision.core.cli import main
 from cellvision.executors import local
 
 sys.path.append(str(Path(__file__).parents[2] / "experiments" / "bench"))

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import metrics_of, run
 
 from cellvision import finetune, segment
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 from cellvision.core.errors import LeakError
 
 

@@ -17,8 +17,8 @@ import pytest
 from corpus import pillow
 from raw_images import PLAIN, discs, put, segmented
 
+from cellvision.commandline.cli import main
 from cellvision.core import files, rundir
-from cellvision.core.cli import main
 
 GIB = 1 << 30
 

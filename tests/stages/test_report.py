@@ -17,8 +17,8 @@ from test_train_segmenter import crosses
 from tiny_runs import metrics_of, run
 
 from cellvision import cluster, embed, extract, importance, report, train_segmenter
+from cellvision.commandline.cli import main, read_config
 from cellvision.core import files, rundir
-from cellvision.core.cli import main, read_config
 from cellvision.core.config import build, result_keys
 
 Request = pytest.FixtureRequest

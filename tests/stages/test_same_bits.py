@@ -11,7 +11,7 @@ from tiny_runs import run
 
 from cellvision import finetune
 from cellvision.__main__ import dispatch
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 from cellvision.core.errors import ConfigError
 from cellvision.core.rundir import content_of
 

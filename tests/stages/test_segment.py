@@ -14,7 +14,7 @@ from PIL import Image
 
 from cellvision import report, segment
 from cellvision.cells import crop, cropstore, modes, quality
-from cellvision.core.cli import main
+from cellvision.commandline.cli import main
 from cellvision.core.errors import ConfigError
 from cellvision.io import labelmaps
 from cellvision.simulators.figures import arbor

@@ -9,8 +9,8 @@ import pandas as pd
 from tiny_runs import SOURCES, metrics_of, run
 
 from cellvision import predict, report, study
+from cellvision.commandline.cli import main, read_config
 from cellvision.core import files
-from cellvision.core.cli import main, read_config
 
 
 def self_contained(page: Path) -> str:

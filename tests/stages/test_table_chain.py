@@ -10,8 +10,8 @@ import pytest
 from small_tables import QUICK, branch_of, learn, saved
 
 from cellvision import embed, plan
+from cellvision.commandline.cli import main
 from cellvision.core import files
-from cellvision.core.cli import main
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError
 from cellvision.evidence import splits, targets

@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cellvision.core import config, flags, signals
+from cellvision.commandline import flags, sources
+from cellvision.commandline.flags import Key
+from cellvision.core import config, signals
 from cellvision.core.config import StageConfig, StageModel
 from cellvision.core.errors import CellvisionError, ConfigError
-from cellvision.core.flags import Key
 from cellvision.core.progress import say
 
 WIDTH, INDENT = 110, 30  # of the help, and where its texts begin
@@ -131,8 +132,11 @@ def heading(model: type[StageModel], group: str, chosen: Mapping[str, str]) -> d
     if registry is None:
         return {"title": f"{group}: {model.model_fields[group].description}"}
     longest = max(map(len, registry.names()))
+    indent = " " * (longest + 2)
     about = [
-        textwrap.fill(f"{name:{longest}}  {registry.about(name)}", width() - 2, subsequent_indent=" " * (longest + 2))
+        textwrap.fill(
+            f"{name:{longest}}  {sources.about(registry, name)}", width() - 2, subsequent_indent=" " * (longest + 2)
+        )
         for name in registry.names()
     ]
     auto = " (auto)" if model.model_fields[group].default == "auto" else ""

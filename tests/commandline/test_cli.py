@@ -17,7 +17,8 @@ import pytest
 from cellvision import finetune, segmenters
 from cellvision.__main__ import COMMANDS, GROUPS, dispatch
 from cellvision.branches import BRANCHES
-from cellvision.core import cli, config, flags
+from cellvision.commandline import cli, flags
+from cellvision.core import config
 from cellvision.core.config import Only, StageConfig, StageModel, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.registry import Registry
@@ -176,10 +177,11 @@ def test_dotted_flags_and_underscores_reach_plugins() -> None:
 
 READ = """
 import json, sys
+from cellvision.commandline import sources
 from cellvision.{room} import {family}
-model = {family}.options({name!r})
+model = sources.options({family}, {name!r})
 fields = [f"{{key}}: {{field!r}}" for key, field in model.model_fields.items()]
-print(json.dumps([fields, [*sys.modules], {family}.about({name!r})]))
+print(json.dumps([fields, [*sys.modules], sources.about({family}, {name!r})]))
 """
 
 

@@ -12,13 +12,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
+from cellvision.commandline import sources
 from cellvision.core import config
 from cellvision.core.config import StageModel
 from cellvision.core.registry import Registry
 
-NO_DEFAULT: tuple[Any, ...] = (None, "", (), [], {}, PydanticUndefined)
+NO_DEFAULT: tuple[Any, ...] = (None, "", (), [], {})
 WORDS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
 
@@ -55,7 +55,7 @@ class Key:
     @property
     def help(self) -> str:
         text = self.field.description or ""
-        return text if self.default in NO_DEFAULT else f"{text} [{shown(self.default)}]"
+        return text if self.field.is_required() or self.default in NO_DEFAULT else f"{text} [{shown(self.default)}]"
 
 
 def shown(default: Any) -> str:
@@ -138,7 +138,7 @@ def inner_model(name: str, field: FieldInfo, chosen: Mapping[str, str]) -> type[
     """The config that stands under a key."""
     registry = registry_of(field)
     if registry:
-        return registry.options(chosen[name])
+        return sources.options(registry, chosen[name])
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
@@ -149,5 +149,5 @@ def owners(model: type[StageModel], name: str) -> str:
     registry = registries(model).get(key)
     if registry is None:
         return ""
-    have = [plugin for plugin in registry.names() if option in registry.options(plugin).model_fields]
+    have = [plugin for plugin in registry.names() if option in sources.options(registry, plugin).model_fields]
     return f"--{key} {' or '.join(have)}" if have and option != "name" else ""

@@ -1,0 +1,1 @@
+"""What a person types: flags made from configs, their help, and exit codes."""
