@@ -134,9 +134,7 @@ def heading(model: type[StageModel], group: str, chosen: Mapping[str, str]) -> d
     longest = max(map(len, registry.names()))
     indent = " " * (longest + 2)
     about = [
-        textwrap.fill(
-            f"{name:{longest}}  {sources.about(registry, name)}", width() - 2, subsequent_indent=" " * (longest + 2)
-        )
+        textwrap.fill(f"{name:{longest}}  {sources.about(registry, name)}", width() - 2, subsequent_indent=indent)
         for name in registry.names()
     ]
     auto = " (auto)" if model.model_fields[group].default == "auto" else ""
