@@ -1,6 +1,6 @@
 """Style that can be counted: locals that say what they hold, docstrings that state the shapes of arrays.
 
-Both bars stand at what is true of the package now and only come down. `python tests/test_style.py` lists the files.
+Both bars only come down. `python tests/test_style.py` lists the files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ VAGUE = {  # names that fit anything; the first line is what has been counted si
     "found", "made", "some", "own", "part", "known",
     "one", "both", "held", "mine", "theirs", "told", "stuff", "thing", "tmp",
 }  # fmt: skip
-VAGUE_SHARE = 0.065  # of the functions have such a local; wanted: 0.05
-WITHOUT_SHAPES = 108  # public functions with array arguments; wanted: 0
+VAGUE_SHARE = 0.02  # of the functions may have such a local
+WITHOUT_SHAPES = 0  # public functions with array arguments
 ARRAYS = {"NDArray", "ndarray", "Tensor"}
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _AXIS = r"(?:\w+(?: ?[-+*/ ] ?\w+){0,2}|\.\.\.|…)"
