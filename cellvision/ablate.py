@@ -18,7 +18,7 @@ from cellvision.core.config import assign, build, fingerprint, option, result_ke
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track, within
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import intervals, splits
+from cellvision.evidence import comparison, intervals, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.splits import Folds
 from cellvision.executors import local
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
-REVISION = 4
+REVISION = 5
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 BASELINE = "baseline: "  # arms that are plain models
 OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  # what an arm cannot have for itself
@@ -278,9 +278,11 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
 
 
 def plain_config(cfg: Config, out: Path) -> finetune.Config:
-    """The supervised problem of the base, all folds and the first seed; the frozen encoder is the branch's default."""
+    """The supervised problem of the base, all folds and the first seed; an encoder made by a recipe is left out."""
     every = finetune_config(cfg, Child("", {}, 0, cfg.seeds[0]), out)
-    return every.model_copy(update={"fold": "all", "encoder": None, "cache": None})
+    return every.model_copy(
+        update={"fold": "all", "encoder": None if recipe_of(cfg, {}) else every.encoder, "cache": None}
+    )
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
     """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units."""
     import pandas as pd
 
-    pooled = {str(arm): pool_seeds(rows) for arm, rows in scored.groupby("arm", sort=False)}
+    pooled = {str(arm): comparison.pool(rows) for arm, rows in scored.groupby("arm", sort=False)}
     summary: list[dict[str, Any]] = []
     for arm, rows in pooled.items():
         interval = intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
@@ -320,11 +322,12 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
         })  # fmt: skip
     refused = results[results["status"] != "ok"].drop_duplicates("arm")
     summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
-    differences = [
-        {"arm": arm, "reference": reference, **difference(rows, pooled[reference]).flat("difference")}
-        for arm, rows in pooled.items()
-        if reference in pooled and arm != reference
-    ]
+    seeds = comparison.seeds_of(scored[~scored["arm"].str.startswith(BASELINE)])
+    differences = []
+    for arm, rows in pooled.items():
+        if reference in pooled and arm != reference:
+            interval = comparison.difference(rows, pooled[reference], seeds, (arm, reference))
+            differences.append({"arm": arm, "reference": reference, **interval.flat("difference")})
     columns = ["arm", "reference", *intervals.Interval(0, 0, 0, 0).flat("difference")]
     return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
 
@@ -337,20 +340,6 @@ def absolute_error(rows: pd.DataFrame) -> dict[str, float | int]:
     if len(classes) < 3 or targets.numbers(classes) is None:
         return {}
     return scoring.absolute_error(rows).flat("mean_absolute_error")
-
-
-def pool_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a key: the share of seeds that got it right."""
-    rows = rows.assign(correct=(rows["truth"] == rows["predicted"]).astype(float))
-    return rows.groupby(["key", "unit", "truth"], as_index=False)["correct"].mean()
-
-
-def difference(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:
-    """Balanced accuracy of a minus b, paired over units. Rows scored in one of them only are left out."""
-    pairs = a.merge(b, on=["key", "unit", "truth"], suffixes=("_a", "_b"), validate="one_to_one")
-    return intervals.paired_difference(
-        *(pairs[name].to_numpy() for name in ("unit", "truth", "correct_a", "correct_b"))
-    )
 
 
 def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
@@ -395,7 +384,7 @@ def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None
     order = targets.in_order(scored["value"].unique())
     scores: list[dict[str, Any]] = []
     for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
-        pooled = pool_seeds(rows)
+        pooled = comparison.pool(rows)
         interval = intervals.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
         score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
         scores.append({"arm": arm, column: level, "order": order.index(level), **score})

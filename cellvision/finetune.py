@@ -20,7 +20,7 @@ from cellvision.core.errors import StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir, is_run
-from cellvision.evidence import splits
+from cellvision.evidence import scoring, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.executors import local
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cellvision.models.classifier import Classifier
     from cellvision.models.encoders import Trained
 
-REVISION = 3
+REVISION = 4
 
 
 class Config(TargetConfig):
@@ -225,7 +225,6 @@ def predict(
     job: Job, model: Classifier, trained: Trained, rows: NDArray[np.int64]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(n,) rows of the items table -> predictions of n items, and of their sources as the strategy pools them."""
-    from cellvision.evidence import scoring
     from cellvision.models import classifier, encoders
 
     bag, names = job.bags(rows)
@@ -296,7 +295,7 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     """Pool the folds, score them, and set the plain baselines beside."""
     import pandas as pd
 
-    from cellvision.evidence import baselines, scoring
+    from cellvision.evidence import baselines
     from cellvision.plots.base import save
     from cellvision.plots.results import confusion_matrix
 
@@ -317,13 +316,17 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     return metrics
 
 
-def item_random(job: Job) -> dict[str, float]:
+def item_random(job: Job) -> dict[str, Any]:
     """The linear probe of the frozen encoder on unseen units, and what it would score if items were split at random."""
     from cellvision.evidence import baselines
 
     rows = baselines.inflation_rows(job)
-    trained = job.load_encoder(job.folds[0], job.train_rows(job.folds[0]))
-    return baselines.inflation(job, rows, fit.frozen_features(job.branch, trained, rows, job.cfg.cache))
+
+    def features_of(fold: int) -> NDArray[np.float32]:
+        trained = job.load_encoder(fold, job.train_rows(fold))
+        return fit.frozen_features(job.branch, trained, rows, job.cfg.cache)
+
+    return {"probe_encoder": job.spec} | baselines.inflation(job, rows, features_of)
 
 
 def report_to_person(out: Path) -> None:
@@ -332,10 +335,11 @@ def report_to_person(out: Path) -> None:
     if "balanced_accuracy" not in metrics:
         say(f"finetune: trained on everything, so there is no score; the bundle is {out / 'model'}")
         return
-    low, high, units = (metrics[f"balanced_accuracy_{suffix}"] for suffix in ("low", "high", "units"))
+    low, high = (metrics[f"balanced_accuracy_{suffix}"] for suffix in ("low", "high"))
+    units = scoring.units_told(metrics, "balanced_accuracy")
     say(
         f"finetune: balanced accuracy {metrics['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) over "
-        f"{metrics['scored']} {metrics['level']}s of {units} units; chance {metrics['chance']:.3f} -> {out}"
+        f"{metrics['scored']} {metrics['level']}s of {units}; chance {metrics['chance']:.3f} -> {out}"
     )
     for key in sorted(key for key in metrics if key.startswith("baseline_")):
         name = key.removeprefix("baseline_")
@@ -345,8 +349,7 @@ def report_to_person(out: Path) -> None:
             f"the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above"
         )
     if "probe_item_random" in metrics:
-        unseen, inflated = metrics["probe_unit_out"], metrics["probe_item_random"]
-        say(f"finetune: linear probe {unseen:.3f} on unseen units; {inflated:.3f} if items were split at random")
+        say(f"finetune: linear probe of {metrics['probe_encoder']}: {scoring.inflation_told(metrics)}")
     for stamp in metrics["stamps"]:
         say(f"finetune: stamp: {stamp}")
 

@@ -17,6 +17,7 @@ from cellvision.core import files
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
+from cellvision.evidence import scoring
 from cellvision.runs.calls import command
 
 if TYPE_CHECKING:
@@ -72,7 +73,13 @@ def write(folder: Path, path: Path) -> None:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"score": score, "difference": difference, "share": share, "shown": shown}
+    environment.globals |= {
+        "score": score,
+        "difference": difference,
+        "share": share,
+        "shown": shown,
+        "inflation": scoring.inflation_told,
+    }
     page = environment.from_string(TEMPLATE.read_text("utf-8"))
     files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
     say(f"report: {path}")
@@ -326,9 +333,9 @@ GATHERED: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def score(found: dict[str, Any], name: str = "balanced_accuracy") -> str:
-    """`0.812 (0.700 to 0.900), 24 units`."""
-    value, low, high, units = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high", "_units"))
-    return f"{value:.3f} ({low:.3f} to {high:.3f}), {units:.0f} units"
+    """`0.812 (0.700 to 0.900), 24 units`, and what the class with least rests on where that is little."""
+    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
+    return f"{value:.3f} ({low:.3f} to {high:.3f}), {scoring.units_told(found, name)}"
 
 
 def difference(found: dict[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator, torch_seed
-from cellvision.evidence import scoring
+from cellvision.evidence import intervals, scoring
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cellvision.evidence.problem import Supervised
 
 TREES = 500  # of the forest
-INFLATION_ITEMS = 4000  # items the item-random comparison is made on
+INFLATION_ITEMS = 2000  # items the item-random comparison is made on
 
 
 def estimator(kind: str, seed: int, threads: int | None = None) -> Any:
@@ -141,23 +141,34 @@ def inflation_rows(problem: Supervised) -> NDArray[np.int64]:
     return np.sort(generator(problem.seed, "inflation").permutation(rows)[:INFLATION_ITEMS])
 
 
-def inflation(problem: Supervised, rows: NDArray[np.int64], features: NDArray[np.float32]) -> dict[str, float]:
+def inflation(
+    problem: Supervised, rows: NDArray[np.int64], features_of: Callable[[int], NDArray[np.float32]]
+) -> dict[str, float | int]:
     """One linear probe on frozen features, tested on unseen units and on random items: the gap is the inflation.
 
-    rows: (n,) positions in the items table; features: (n, d) of those rows.
-    Both scores are balanced accuracies over items.
+    rows: (n,) positions in the items table; features_of: fold -> (n, d), by the encoder and the preprocessing that have
+    not seen that fold. All are balanced accuracies over items, with intervals over units.
     """
-    label = problem.target.label[rows]
-    rng = generator(problem.seed, "item-random folds")
-    random_folds = rng.permutation(np.arange(len(rows)) % max(len(problem.folds), 2))
-    scores: dict[str, float] = {"probe_items": len(rows)}
-    for name, fold in (("probe_unit_out", problem.fold[rows]), ("probe_item_random", random_folds)):
-        hit = np.zeros(len(rows), bool)
-        for number in np.unique(fold):
-            train, test = fold != number, fold == number
-            if len(np.unique(label[train])) > 1:
-                model = estimator("logistic", 0)
-                guess = fit_predict(model, features[train], label[train], features[test], len(problem.target.classes))
-                hit[test] = guess.argmax(1) == label[test]
-        scores[name] = float(np.mean([hit[label == number].mean() for number in np.unique(label)]))
-    return scores
+    label, unit, by_unit = problem.target.label[rows], problem.unit[rows], problem.fold[rows]
+    folds = np.unique(by_unit)
+    by_item = folds[generator(problem.seed, "item-random folds").permutation(np.arange(len(rows)) % len(folds))]
+    unseen, random = np.zeros(len(rows)), np.zeros(len(rows))
+    for fold in folds:
+        features = features_of(int(fold))
+        for hits, dealt in ((unseen, by_unit), (random, by_item)):
+            hits[dealt == fold] = _probe(features, label, dealt == fold)
+    truth = label.astype(str)
+    return {
+        "probe_items": len(rows),
+        **intervals.balanced_accuracy(unit, truth, unseen).flat("probe_unit_out"),
+        **intervals.balanced_accuracy(unit, truth, random).flat("probe_item_random"),
+        **intervals.paired_difference(unit, truth, random, unseen).flat("inflation"),
+    }
+
+
+def _probe(features: NDArray[np.float32], label: NDArray[np.int64], test: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n, d), (n,), (n,) rows to test -> whether a linear probe of the other rows gets each of them right."""
+    if len(np.unique(label[~test])) < 2:
+        return np.zeros(int(test.sum()), bool)
+    guess = fit_predict(estimator("logistic", 0), features[~test], label[~test], features[test], int(label.max()) + 1)
+    return guess.argmax(1) == label[test]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cellvision.evidence.targets import Target
 
 PROBABILITY = "p_"
+FEW_UNITS = 5  # of equal weight, below which a score says what its class with least rests on
 
 
 def predictions(
@@ -91,6 +92,23 @@ def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict
     scores["auc_items"] = metrics.auc(items["truth"].to_numpy(str), probability, list(target.classes))
     scores["calibration_error_items"] = metrics.calibration_error(right, probability.max(1))
     return scores
+
+
+def units_told(scores: dict[str, Any], name: str) -> str:
+    """`24 units`; where a class rests on few or unequal ones, `24 units, one class on 1.2`."""
+    units, effective = scores[f"{name}_units"], scores.get(f"{name}_effective_units")
+    little = effective is not None and effective < FEW_UNITS
+    return f"{units:.0f} units" + (f", one class on {effective:.1f}" if little else "")
+
+
+def inflation_told(scores: dict[str, Any]) -> str:
+    """What a linear probe scores on unseen units and on random items; the gap is called inflation only where it is."""
+    gap, low, high = (scores[f"inflation{suffix}"] for suffix in ("", "_low", "_high"))
+    name = "inflation" if low > 0 else "no inflation is shown"
+    return (
+        f"{scores['probe_unit_out']:.3f} on unseen units; {scores['probe_item_random']:.3f} if items were split at "
+        f"random: {gap:+.3f} ({low:+.3f} to {high:+.3f}), {name}"
+    )
 
 
 def absolute_error(scored: pd.DataFrame) -> intervals.Interval:

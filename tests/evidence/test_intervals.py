@@ -55,6 +55,71 @@ def test_no_units_have_no_score() -> None:
 
 def test_a_perfect_score_on_few_units_has_an_interval() -> None:
     unit = np.array([f"u{number}" for number in range(20)])
-    found = intervals.balanced_accuracy(unit, np.array(["a", "b"] * 10), np.ones(20))
-    assert (found.value, found.high) == (1, 1)
-    assert found.low == pytest.approx(0.8316, abs=1e-3)  # Clopper and Pearson, 20 of 20
+    perfect = intervals.balanced_accuracy(unit, np.array(["a", "b"] * 10), np.ones(20))
+    assert (perfect.value, perfect.high) == (1, 1)
+    assert 0.79 < perfect.low < 0.85  # Clopper and Pearson, 20 of 20: 0.832
+
+
+def rows_of(*units: tuple[str, int, int]) -> tuple[Any, Any, Any]:
+    """Units of (class, rows, hits) -> unit, truth, correct."""
+    unit = np.concatenate([np.repeat(f"u{number}", rows) for number, (_, rows, _) in enumerate(units)])
+    truth = np.concatenate([np.repeat(name, rows) for name, rows, _ in units])
+    correct = np.concatenate([np.arange(rows) < hits for _, rows, hits in units]).astype(float)
+    return unit, truth, correct
+
+
+def test_a_class_of_two_units_has_a_wide_interval_however_many_the_others_are() -> None:
+    score = intervals.balanced_accuracy(*rows_of(*[("a", 1, 1)] * 40, ("b", 1, 1), ("b", 1, 1)))
+    assert score.value == 1
+    assert score.low < 0.75
+    assert score.effective == 2
+
+
+def test_one_more_unit_does_not_change_an_interval_by_a_jump() -> None:
+    def width(units: int) -> float:
+        score = intervals.balanced_accuracy(*rows_of(*[("a", 1, 1)] * units, *[("b", 1, 1)] * units))
+        return score.high - score.low
+
+    assert width(25) > width(26) > 0.9 * width(25)
+
+
+def test_a_class_with_most_rows_in_one_unit_rests_on_little_more_than_one() -> None:
+    score = intervals.balanced_accuracy(*rows_of(("a", 910, 900), *[("a", 10, 9)] * 9, *[("b", 30, 20)] * 10))
+    assert score.units == 20
+    assert score.effective == pytest.approx(1 / (0.91**2 + 9 * 0.01**2), rel=1e-3)
+
+
+def test_rows_that_agree_within_a_unit_count_once_and_independent_ones_more() -> None:
+    once = intervals.balanced_accuracy(*rows_of(*[("a", 1, 1)] * 8, *[("a", 1, 0)] * 2))
+    agree = intervals.balanced_accuracy(*rows_of(*[("a", 20, 20)] * 8, *[("a", 20, 0)] * 2))
+    apart = intervals.balanced_accuracy(*rows_of(*[("a", 20, 16)] * 10))
+    assert agree.high - agree.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert apart.high - apart.low < 0.6 * (agree.high - agree.low)
+
+
+def test_recalls_of_classes_have_intervals_of_their_own_units() -> None:
+    recalls = intervals.recalls(*rows_of(*[("a", 1, 1)] * 9, ("b", 1, 1), ("b", 1, 0)))
+    assert (recalls["a"].value, recalls["a"].units) == (1, 9)
+    assert (recalls["b"].value, recalls["b"].units) == (0.5, 2)
+    assert recalls["b"].high - recalls["b"].low > recalls["a"].high - recalls["a"].low
+
+
+def test_what_seeds_change_widens_a_difference() -> None:
+    unit, truth, hits = rows_of(*[("a", 4, 3)] * 6, *[("b", 4, 2)] * 6)
+    other = np.random.default_rng(0).permutation(hits)
+    alone = intervals.paired_difference(unit, truth, hits, other)
+    seeded = intervals.paired_difference(unit, truth, hits, other, seed_variance=0.01, seed_freedom=3)
+    assert seeded.value == alone.value
+    assert seeded.high - seeded.low > alone.high - alone.low
+
+
+@pytest.mark.parametrize("units", [4, 10])
+def test_intervals_hold_the_truth_about_as_often_as_they_say(units: int) -> None:
+    """The whole grid is in experiments/coverage.py."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        right = rng.random(2 * units) < 0.8
+        score = intervals.balanced_accuracy(*rows_of(*(("ab"[n % 2], 1, int(hit)) for n, hit in enumerate(right))))
+        hits += score.low <= 0.8 <= score.high
+    assert 0.91 <= hits / 200 <= 1.0
