@@ -170,7 +170,7 @@ def balanced_accuracy(unit: NDArray, truth: NDArray, correct: NDArray) -> Interv
 
 
 def recalls(unit: NDArray, truth: NDArray, correct: NDArray) -> dict[str, Interval]:
-    """Class -> its recall with an interval over the units that hold it; shapes as in `balanced_accuracy`."""
+    """(n,) units, truths and hits -> class -> its recall with an interval over the units that hold it."""
     return {
         str(name): _mean_recall(Tally.of(unit[truth == name], truth[truth == name], correct[truth == name]))
         for name in np.unique(truth)
