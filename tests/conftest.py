@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import socket
 import sys
@@ -29,6 +30,8 @@ TINY_STUDY: dict[str, Any] = {
 }  # fmt: skip
 GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
+# Worker processes find these loaded: importing them in each took longer than its work.
+WORKERS_IMPORT = ["timm", "albumentations", "sklearn.ensemble", "cellvision.study", "cellvision.segmenters.nano.segmenter"]
 
 
 def compiled(library: str) -> bool:
@@ -52,6 +55,7 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    multiprocessing.set_forkserver_preload(WORKERS_IMPORT)
 
 
 @pytest.fixture(autouse=True, scope="session")

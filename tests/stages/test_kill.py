@@ -26,8 +26,8 @@ from cellvision.executors import local
 sys.path.append(str(Path(__file__).parents[2] / "experiments" / "bench"))
 PATIENCE_S = 120
 NETWORK = ["--encoder", "test_resnet", "--workers", "0", "--threads", "1", "--device", "cpu"]
-TRAINING = ["--size", "32", "--steps", "12", "--batch", "16", "--set", "loop.checkpoint_s=0", *NETWORK]
-RECIPE = "{encoder: test_resnet, probes: 1, loop: {steps: 6, batch: 16, checkpoint_s: 0}}"
+TRAINING = ["--size", "32", "--steps", "6", "--batch", "16", "--set", "loop.checkpoint_s=0", *NETWORK]
+RECIPE = "{encoder: mlp-16-8, probes: 1, loop: {steps: 6, batch: 16, checkpoint_s: 0}}"
 
 Command = tuple[str, list[str]]  # stage and its arguments but --out
 
@@ -39,10 +39,8 @@ def _alone(command: Command, out: Path) -> None:
 
 
 def start(command: Command, out: Path) -> multiprocessing.process.BaseProcess:
-    """The command in a process whose libraries are loaded: importing them for each kill took longer than its work."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "albumentations", "cellvision.study"])
-    process = context.Process(target=_alone, args=(command, out))
+    """The command in a process whose libraries are loaded."""
+    process = multiprocessing.get_context("forkserver").Process(target=_alone, args=(command, out))
     process.start()
     return process
 
@@ -86,18 +84,19 @@ def handlers() -> Any:
 
 
 @pytest.fixture(scope="module")
-def commands(simulated: Path, cells: Path) -> dict[str, Command]:
+def commands(simulated: Path, cells: Path, planned: Path, table: Path) -> dict[str, Command]:
     raw = ["--raw", str(simulated / "raw"), "--annotations", str(simulated / "truth" / "points.csv")]
-    image = ["--set", "branch.size=32", "--items", str(cells)]
+    rows = ["--items", str(table), "--branch", "tabular", "--target", "y", "--unit", "donor"]
     return {
         "simulate": ("simulate", ["--images", "3", "--height", "128", "--width", "160",
                                   "--groups", "rbc,neuron", "--workers", "0"]),
         "segment": ("segment", [*raw, "--segmenter", "threshold", "--workers", "0"]),
         "pretrain": ("pretrain", ["--items", str(cells), "--probes", "2", *TRAINING, "--set", "loop.ema=0.9"]),
-        "finetune": ("finetune", ["--items", str(cells), "--tune", "whole", "--no-baselines", *TRAINING]),
-        "ablate": ("ablate", [*image, "--folds", "2", "--seeds", "0", "--workers", "0", "--device", "cpu",
+        "finetune": ("finetune", ["--items", str(cells), "--splits", str(planned), "--tune", "whole", "--no-baselines",
+                                  *TRAINING]),
+        "ablate": ("ablate", [*rows, "--folds", "2", "--seeds", "0", "--workers", "0", "--device", "cpu",
                               "--set", "base.loop={steps: 6, batch: 16}", "--set", f"pretrain.tiny={RECIPE}",
-                              "--set", "factors.encoder=[test_resnet, pretrain:tiny]"]),
+                              "--set", "factors.encoder=[mlp-16-8, pretrain:tiny]"]),
         "study": ("study", [*raw, *(f"--set={key}={json.dumps(value)}" for key, value in TINY_STUDY.items())]),
     }  # fmt: skip
 
@@ -121,7 +120,7 @@ KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 STOPS = [  # command, and each time it is stopped: by what, when that many such files are there
     ("simulate", [(KILL, ".lock", 1), (KILL, "truth/parts/*.json", 3)]),
     ("segment", [(TERM, "parts/*.json", 3), (INT, "parts/*.json", 5), (KILL, "parts/*.json", 8), (KILL, "crops", 1)]),
-    ("pretrain", [(TERM, "checkpoints/*.json", 2), (KILL, "checkpoints/checkpoint-00000008.json", 1)]),
+    ("pretrain", [(TERM, "checkpoints/*.json", 2), (KILL, "checkpoints/checkpoint-00000004.json", 1)]),
     ("finetune", [(KILL, "checkpoints/1/*.safetensors", 2)]),
     ("ablate", [(KILL, "runs/finetune-*/metrics.json", 2)]),
     ("study", [(KILL, "runs/ablate/runs/pretrain-*/encoder", 1)]),
