@@ -31,7 +31,10 @@ TINY_STUDY: dict[str, Any] = {
 GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
 # Worker processes find these loaded: importing them in each took longer than its work.
-WORKERS_IMPORT = ["timm", "albumentations", "sklearn.ensemble", "cellvision.study", "cellvision.segmenters.nano.segmenter"]
+WORKERS_IMPORT = [
+    "timm", "torch._dynamo", "albumentations", "sklearn.ensemble", "cellvision.study",
+    "cellvision.segmenters.nano.segmenter",
+]  # fmt: skip
 
 
 def compiled(library: str) -> bool:

@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cellvision import segment, simulate
-from cellvision.core import files
+from cellvision import simulate
+from cellvision.core.rundir import content_of
 
-SIMULATED = {"images": 1, "height": 96, "width": 128, "workers": 1}
 SCRIPT = """
 import sys
 from pathlib import Path
-from cellvision import segment, simulate
-out = Path(sys.argv[-1])
+from cellvision import simulate
 print("started")
-simulate.run(simulate.Config(images=1, height=96, width=128, workers=2), out / "simulated")
-segment.run(segment.Config(raw=out / "simulated" / "raw", segmenter="threshold", workers=2), out / "cells")
+simulate.run(simulate.Config(images=1, height=96, width=128, workers=2), Path(sys.argv[-1]) / "simulated")
 """
 OWN_FUNCTION = """
 from cellvision.executors import local
@@ -42,26 +39,20 @@ def output_of(*arguments: str, stdin: str | None = None) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The contents of both runs, made in one process."""
-    out = tmp_path_factory.mktemp("alone")
-    simulate.run(simulate.Config(**SIMULATED), out / "simulated")
-    segment.run(segment.Config(raw=out / "simulated" / "raw", segmenter="threshold", workers=1), out / "cells")
-    return contents(out)
-
-
-def contents(out: Path) -> tuple[str, str]:
-    simulated, cells = (files.read_json(out / name / "run.json")["content"] for name in ("simulated", "cells"))
-    return simulated, cells
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The content of the run, made in one process."""
+    out = tmp_path_factory.mktemp("alone") / "simulated"
+    simulate.run(simulate.Config(images=1, height=96, width=128, workers=1), out)
+    return content_of(out)
 
 
 @pytest.mark.parametrize("way", ["file", "stdin", "command"])
-def test_a_script_without_a_guard_uses_processes(way: str, tmp_path: Path, alone: tuple[str, str]) -> None:
+def test_a_script_without_a_guard_uses_processes(way: str, tmp_path: Path, alone: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     arguments = {"file": [str(tmp_path / "script.py")], "stdin": ["-"], "command": ["-c", SCRIPT]}[way]
     said, _ = output_of(*arguments, str(tmp_path), stdin=SCRIPT if way == "stdin" else None)
     assert said == "started"  # once: the script does not begin again in the other processes
-    assert contents(tmp_path) == alone
+    assert content_of(tmp_path / "simulated") == alone
 
 
 def test_a_function_of_the_script_runs_in_its_process_and_one_line_says_so(tmp_path: Path) -> None:

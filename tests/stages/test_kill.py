@@ -147,12 +147,12 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
 def test_random_kills_of_segment_with_any_number_of_workers_change_no_file(simulated: Path, tmp_path: Path) -> None:
     import kills
 
-    bench = kills.Bench(["--raw", str(simulated / "raw"), "--segmenter", "threshold"], workers=(2, 0, 4))
+    bench = kills.Bench(["--raw", str(simulated / "raw"), "--segmenter", "threshold"], workers=(0, 2, 4))
     whole = bench.undisturbed(tmp_path / "whole", 1)
     assert {"cells.parquet", "images.parquet", "crops/00000.npy", "geometry.json", "preview.png"} < whole.keys()
     assert sum(name.startswith("masks/") for name in whole) == 16
-    finished = bench.killed(tmp_path, count=5, seed=0)
-    assert sum(bench.phases.values()) == 5
+    finished = bench.killed(tmp_path, count=3, seed=0)  # each number of workers once
+    assert sum(bench.phases.values()) == 3
     assert not [kills.differences(whole, run) for run in finished if run != whole]
 
 
