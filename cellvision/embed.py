@@ -23,7 +23,7 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 3
+REVISION = 4
 DRAWN = 5000  # items in the picture
 
 
@@ -62,7 +62,7 @@ def run(cfg: Config, out: Path) -> None:
             write_h5ad(out / "embeddings.h5ad", features, branch, split)
             draw(cfg, branch, features, out / "embedding.png")
             summary = {"items": len(features), "features": trained.width, "rank": metrics.effective_rank(features)}
-            claimed.finish(summary | probe(cfg, branch, split, trained, features))
+            claimed.finish(summary | {"notes": trained.notes} | probe(cfg, branch, split, trained, features))
     report_to_person(out)
 
 
@@ -75,7 +75,6 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     import pandas as pd
 
     from cellvision.evidence import baselines, scoring, targets
-    from cellvision.models import encoders
 
     table = branch.items.table
     if cfg.target not in table or table[cfg.target].nunique() < 2 or made.folds < 2:
@@ -92,10 +91,7 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
                 continue
             stamps.add("transductive: the encoder has seen test sources")
         if not trained.seen:
-            again = encoders.resolve(
-                cfg.encoder or branch.default_encoder, branch, train, torch_seed(cfg.seed, "encoder")
-            )
-            features = encoders.embed(again.module, branch, again.state, np.arange(len(table)))
+            features = fitted_again(cfg, branch, train)
         training = features[train], target.label[train]
         votes = metrics.knn_predict(*training, features[test], cfg.neighbours)
         model = baselines.estimator("logistic", 0)
@@ -105,6 +101,8 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
             parts[name].append(scoring.predictions(problem.identity(test), guess, target.classes, target.text(test)))
     if not tested:
         return {"not_probed": "the encoder has seen every fold; pretrain it with a fold held out"}
+    if not problem.evaluated():
+        return {"not_probed": f"no class of {cfg.target!r} has two units, so none can be scored on unseen ones"}
     problem.folds = tested
     summary: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
     for name, tables in parts.items():
@@ -115,6 +113,14 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
         if baseline.estimator == "logistic":  # the same probe on plain features
             summary |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
     return summary
+
+
+def fitted_again(cfg: Config, branch: Branch, train: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n,) training rows -> (items, d) features of an untrained encoder, its preprocessing fitted to those rows."""
+    from cellvision.models import encoders
+
+    again = encoders.resolve(cfg.encoder or branch.default_encoder, branch, train, torch_seed(cfg.seed, "encoder"))
+    return encoders.embed(again.module, branch, again.state, np.arange(len(branch.items.table)))
 
 
 def draw(cfg: Config, branch: Branch, features: NDArray[np.float32], path: Path) -> None:
@@ -144,6 +150,8 @@ def write_h5ad(path: Path, features: NDArray[np.float32], branch: Branch, made: 
 
 def report_to_person(out: Path) -> None:
     summary = files.read_json(out / "metrics.json")
+    for note in summary["notes"]:
+        say(f"embed: note: {note}")
     if "not_probed" in summary:
         say(f"embed: {summary['items']} items -> {out}; not probed: {summary['not_probed']}")
         return

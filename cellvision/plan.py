@@ -19,7 +19,7 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 1
+REVISION = 2
 MIL_BAGS = 10  # bags a class that bag-level learning needs
 
 
@@ -61,11 +61,12 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
         for group, rows in table.groupby("group")
     }  # fmt: skip
     duplicates, conflicts = find_duplicates(table)
+    units = int(table["unit"].nunique())
     protocol = f"{made.folds} folds by unit" if made.folds >= 2 else "none: no group has two units"
     return {
-        "units": int(table["unit"].nunique()), "folds": made.folds, "protocol": protocol, "groups": groups,
+        "units": units, "folds": made.folds, "protocol": protocol, "groups": groups,
         "duplicates": duplicates, "label_conflicts": conflicts, "stamps": list(items.stamps),
-        "claims": list(claims(groups, protocol, duplicates, conflicts, items)),
+        "claims": list(claims(groups, f"{protocol}; {units} units", duplicates, conflicts, items)),
     }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def claims(
     items: Items,
 ) -> list[str]:
     """Plain sentences: what these data can and cannot show."""
-    lines = [f"protocol: {protocol}; {sum(group['units'] for group in groups.values())} units in {len(groups)} groups"]
+    lines = [f"protocol: {protocol} in {len(groups)} groups"]
     alone = [name for name, group in groups.items() if not group["evaluated"]]
     if alone:
         lines.append(f"cannot be evaluated (fewer than two units): {', '.join(alone)}")

@@ -21,7 +21,7 @@ from cellvision.strategies import STRATEGIES
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 2
+REVISION = 3
 
 
 class Config(StageConfig):
@@ -63,7 +63,7 @@ def run(cfg: Config, out: Path) -> None:
                 segment.run(how, where)
             branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
             trained = encoders.load(cfg.model, branch)
-            notes = [*branch.align(trained.facts["schema"]), *(notes_on_cut(bundle, where) if how else [])]
+            notes = [*trained.notes, *(notes_on_cut(bundle, where) if how else [])]
             claimed.note(threads=torch.get_num_threads(), notes=notes)
             claimed.finish(classify(cfg, bundle, branch, trained, out) | {"notes": notes})
     metrics = files.read_json(out / "metrics.json")

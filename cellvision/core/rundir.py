@@ -23,6 +23,7 @@ from cellvision.core.config import StageConfig, fingerprint, result_keys, to_yam
 from cellvision.core.errors import ConfigError
 
 SCHEMA = 1
+CLAIM = ("run.json", "config.yaml")  # what a claim writes
 BOOKKEEPING = frozenset({"run.json", "log.jsonl", "config.yaml", "runs", "report.html"})
 LIBRARIES = ("torch", "timm", "lightly", "cellpose", "albumentations", "numpy", "scikit-learn", "pandas")
 
@@ -71,12 +72,19 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and issubclass(kind, Exception) and not self.done:
+        if kind is not None and issubclass(kind, ConfigError) and not self.done and self._only_claimed():
+            for name in CLAIM:  # a refusal leaves nothing behind that the corrected command would trip over
+                (self.path / name).unlink(missing_ok=True)
+        elif kind is not None and issubclass(kind, Exception) and not self.done:
             files.write_json(
                 self.path / "run.json", self.record | {"status": "broken", "error": f"{kind.__name__}: {error}"}
             )
         _HELD.discard(self._lock)
         self._lock.close()
+
+    def _only_claimed(self) -> bool:
+        """Whether nothing was made yet."""
+        return all(entry.name in CLAIM or entry.name.startswith(".") for entry in self.path.iterdir())
 
     def note(self, **facts: Any) -> None:
         """Add facts to run.json (device, threads, stamps); kept even when the run breaks later."""

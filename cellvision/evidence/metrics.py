@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,4 +71,6 @@ def knn_predict(train: NDArray, labels: NDArray, test: NDArray, k: int = 10) -> 
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(min(k, len(train)), metric="cosine", weights=lambda distance: 1.001 - distance)
-    return model.fit(train, labels).predict(test)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # many classes of few items each, as sources are
+        return model.fit(train, labels).predict(test)

@@ -7,6 +7,7 @@ sources it saw, licence). Nothing pickled is written or read.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Trained:
     origin: str
     seen: frozenset[str] = frozenset()
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what aligning the items with it has changed or taken as unknown
 
     @property
     def width(self) -> int:
@@ -60,6 +62,8 @@ def content_hash(spec: str) -> str:
     if folder:
         return files.sha256_file(folder / "weights.safetensors")[:32]
     name = parse(spec)
+    if not name.source and os.sep in spec and not Path(spec).suffix:
+        raise ConfigError(f"no encoder at {spec}; give a pretrain run, an encoder's folder, or the name of a network")
     return f"{name.name}@{files.sha256_file(Path(name.source))[:32]}" if name.is_file() else spec
 
 
@@ -126,13 +130,14 @@ def load(folder: Path, branch: Branch) -> Trained:
         )
     if facts["branch"] != branch.cfg.name:
         raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
-    branch.align(facts["schema"])
+    notes = tuple(branch.align(facts["schema"]))
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
     module = branch.network(facts["network"], state)
     weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
     tensorfiles.load_into(module, weights, str(folder))
-    return Trained(module, facts["network"], state, facts["origin"], frozenset(facts["seen"]), facts)
+    seen = frozenset(facts["seen"])
+    return Trained(module, facts["network"], state, facts["origin"], seen, facts, notes)
 
 
 def last_layer(module: nn.Module) -> set[str]:

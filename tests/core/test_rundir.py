@@ -63,6 +63,14 @@ def test_a_broken_run_says_why_and_resumes(tmp_path: Path) -> None:
     assert "error" not in files.read_json(out / "run.json")
 
 
+def test_a_refusal_leaves_nothing_in_the_way_of_the_corrected_command(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="no such"), RunDir.claim(out, "example", Example(), {"encoder": "wrong"}):
+        raise ConfigError("no such encoder")
+    with RunDir.claim(out, "example", Example(), {"encoder": "right"}) as run:
+        assert not run.done
+
+
 def test_a_killed_run_resumes_without_what_it_was_writing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     RunDir.claim(out, "example", Example()).__exit__(None, None, None)  # no word, no finish: as after kill -9

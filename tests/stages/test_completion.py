@@ -11,15 +11,23 @@ import pytest
 from cellvision import completion
 from cellvision.__main__ import COMMANDS
 from cellvision.commandline.cli import main
+from cellvision.core.registry import Registry
+from cellvision.segmenters import SEGMENTERS
+from cellvision.strategies import STRATEGIES
+
+
+def options_of(key: str, registry: Registry) -> set[str]:
+    """The flags of every plugin of a family."""
+    names = {option for plugin in registry.names() for option in registry.load(plugin).Config.model_fields}
+    return {f"--{key}.{name.replace('_', '-')}" for name in names - {"name"}}
+
 
 COMPLETED = [
     (["seg"], ["segment"]),
     (["segment", "--mode", "o"], ["object"]),
-    (["segment", "--segmenter", ""], ["auto", "threshold", "nano", "cellpose"]),
-    (["finetune", "--strat"], ["--strategy", "--strategy.class-balance", "--strategy.bag-balance",
-                               "--strategy.smoothing", "--strategy.bag-items", "--strategy.hidden",
-                               "--strategy.dropout", "--strategy.min-bags"]),
-    (["plan", "--branch.max"], ["--branch.max-mito"]),
+    (["segment", "--segmenter", ""], ["auto", *SEGMENTERS.names()]),
+    (["finetune", "--strat"], ["--strategy", *options_of("strategy", STRATEGIES)]),
+    (["plan", "--branch.max-mi"], ["--branch.max-mito"]),
     (["cluster", "--projections", "u"], ["umap"]),
     (["finetune", "--no-bas"], ["--no-baselines"]),
     (["completion", "b"], ["bash"]),
