@@ -71,6 +71,7 @@ class Config(StageConfig):
     seeds: tuple[int, ...] = option((0, 1), "repetitions of every arm")
     steps: int = option(300, "optimiser steps of a fine-tuning", ge=1)
     pretrain_steps: int = option(600, "optimiser steps of a pretraining, one for each fold", ge=1)
+    probe_steps: int = option(300, "optimiser steps of a linear probe on frozen features", ge=1)
     batch: int = option(64, "items a step", ge=2)
     budget: str | None = option(None, "time for all of it, such as 20min; sets the steps")
     short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
@@ -248,7 +249,7 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
 
 def arms(cfg: Config, schedule: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Frozen and whole networks, random and self-supervised where time allows; bags for labels of the source."""
-    frozen: dict[str, Any] = {"tune": "linear", "loop": {"steps": 300, "batch": 128}}
+    frozen: dict[str, Any] = {"tune": "linear", "loop": {"steps": cfg.probe_steps, "batch": 128}}
     by_name: dict[str, dict[str, Any]] = {"random, linear probe": frozen, "random, whole": {"tune": "whole"}}
     best = {}
     if schedule["pretrain_steps"]:

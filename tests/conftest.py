@@ -25,8 +25,8 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 TINY_STUDY: dict[str, Any] = {
-    "encoder": "test_resnet", "size": 32, "folds": 2, "seeds": (0,), "steps": 2, "pretrain_steps": 2, "batch": 16,
-    "workers": 0, "device": "cpu", "segmenter": "threshold",
+    "encoder": "test_resnet", "size": 32, "folds": 2, "seeds": (0,), "steps": 2, "pretrain_steps": 2,
+    "probe_steps": 10, "batch": 16, "workers": 0, "device": "cpu", "segmenter": "threshold",
 }  # fmt: skip
 GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
