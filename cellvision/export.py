@@ -20,10 +20,11 @@ from cellvision.cells import cellprofiler
 from cellvision.cells.modes import MODES
 from cellvision.cells.pixels import ReadConfig, grey_repeated, read_as
 from cellvision.core import files
-from cellvision.core.config import Only, StageConfig, build, option, read_yaml
+from cellvision.core.config import Only, StageConfig, build, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import content_of
+from cellvision.core.yamlfiles import read_yaml
 from cellvision.executors import local
 from cellvision.io import geojson, labelmaps
 from cellvision.io.images.reader import ImageError

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from cellvision.branches import BRANCHES, Augment
 from cellvision.core import files
-from cellvision.core.config import Only, option, read_yaml
+from cellvision.core.config import Only, option
 from cellvision.core.errors import StrategyRefused
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir, is_run
+from cellvision.core.yamlfiles import read_yaml
 from cellvision.evidence import scoring, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised

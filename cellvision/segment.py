@@ -61,7 +61,9 @@ class Config(StageConfig):
     modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
     context: float = option(0.15, "margin around a cell, fraction of its longer side", ge=0, le=2)
     max_size: int = option(160, "px, largest side of a stored crop", ge=32, le=512)
-    size: int | None = option(None, "px, side of the crops, with --scale; chosen from the cells when absent", ge=16)
+    size: int | None = option(
+        None, "px, side of the crops, with --scale; chosen from the cells when absent", ge=16, le=1024
+    )
     scale: float | None = option(None, "stored px per image px, with --size", gt=0, le=1)
     crops: Path | None = option(None, "folder of ready single-cell crops, instead of --raw", runtime=True)
     metadata: Path | None = option(

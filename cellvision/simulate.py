@@ -30,9 +30,9 @@ class Calcium(StageModel):
     noise: tuple[float, ...] = option((0.01, 0.02, 0.03, 0.04, 0.05), "µM, levels of noise; a file or more for each")
     files: int = option(1, "files a level of noise", ge=1)
     samples: int = option(12, "simulations a file", ge=1)
-    side: int = option(5, "cells along an edge of the tissue", ge=2)
+    side: int = option(5, "cells along an edge of the tissue", ge=2, le=500)
     stim: int | None = option(None, "number of the stimulated cell, row by row from 0; the middle when absent", ge=0)
-    points: int = option(1001, "time points of a trace", ge=2)
+    points: int = option(1001, "time points of a trace", ge=2, le=1_000_000)
     stim_mag: float = option(0.5, "µM/s of IP3 that the stimulated cell gets", ge=0)
     beta: float = option(0.1, "µM/s of IP3 that a cell makes itself at high calcium", ge=0)
     kcross: float = option(0.2, "1/s, exchange of IP3 between neighbours", ge=0)
@@ -44,8 +44,8 @@ class Config(StageConfig):
     kind: Literal["images", "calcium"] = option("images", "what is simulated")
     groups: tuple[str, ...] = option(("neuron", "phloem", "rbc", "xylem"), "groups to paint")
     images: int = option(8, "images a group", ge=1)
-    height: int = option(384, "px", ge=64)
-    width: int = option(512, "px", ge=64)
+    height: int = option(384, "px", ge=64, le=16_384)
+    width: int = option(512, "px", ge=64, le=16_384)
     contamination: float = option(0.1, "expected share of cells of another kind, or debris", ge=0, le=0.9)
     shortcut: Literal["cast", "scalebar", "caption"] | None = option(
         None, "plant something beside the cells that tells the group"

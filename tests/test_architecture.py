@@ -58,7 +58,7 @@ HOMES = {  # library -> the files and folders that may import it
     "tifffile": {"io/images/tiff.py", "io/labelmaps.py"},
     "timm": {"branches/image/networks.py", "models/encoders.py", "segmenters/nano/network.py"},
     "torchvision": {"doctor.py"},
-    "yaml": {"core/config.py"},
+    "yaml": {"core/config.py", "core/yamlfiles.py"},
 }
 HEAVY = {"torch", "pandas", "scipy", "skimage", "cv2", "PIL", "pyarrow", "h5py", *HOMES} - {"yaml"}
 AT_TOP = {  # what does nothing without the library, and is itself imported only where it is needed

@@ -25,7 +25,7 @@ class ReadConfig(StageModel):
     channels: tuple[int, ...] | None = option(
         None, "channels to keep, counted from 0; needed where there are 2 or 4 and more"
     )
-    max_megapixels: float = option(64, "larger images are refused before they are decoded")
+    max_megapixels: float = option(64, "larger images are refused before they are decoded", gt=0, le=10_000)
     follow_symlinks: bool = option(False, "also read links that leave the raw folder")
 
 

@@ -1,7 +1,7 @@
 """The command line of every stage, made from its Config; and the exit codes.
 
 0 ok, 1 internal, 2 inputs rejected under --strict, 3 no usable input, 4 bad config or usage, 5 unsafe input,
-28 disk full, 130/143 signals.
+28 disk full, 130/143 signals. A path that cannot be read or written, and what does not fit into memory, count as usage.
 """
 
 from __future__ import annotations
@@ -21,13 +21,29 @@ from typing import Any, NoReturn
 
 from cellvision.commandline import flags, sources
 from cellvision.commandline.flags import Key
-from cellvision.core import config, signals
+from cellvision.core import config, files, signals
 from cellvision.core.config import StageConfig, StageModel
-from cellvision.core.errors import CellvisionError, ConfigError
+from cellvision.core.errors import CellvisionError, ConfigError, DiskFull
 from cellvision.core.progress import say
 
 WIDTH, INDENT = 110, 30  # of the help, and where its texts begin
 EVERYWHERE = "running it"
+OUT_OF_MEMORY = re.compile(r"out of memory|allocate memory|bad_alloc", re.IGNORECASE)  # in words of libraries
+ADVICE = {  # for what the system refuses
+    errno.EACCES: "check who may read and write it",
+    errno.EPERM: "check who may read and write it",
+    errno.EROFS: "this disk is read-only; give an --out on another one",
+    errno.EMFILE: "raise the limit with ulimit -n, or use fewer --workers",
+    errno.ENFILE: "close other programs, or use fewer --workers",
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.ELOOP: "these links point at each other; remove them",
+    errno.EFBIG: "this disk takes no file of that size; use another one",
+    errno.ENOENT: "it is not there, or no longer",
+    errno.EISDIR: "a file was expected, not a folder",
+    errno.ENOTDIR: "a folder was expected, not a file",
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
+                    "check that its disk or network share is there and sound, and repeat the command"),
+}  # fmt: skip
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -207,18 +223,38 @@ def main(name: str, argv: list[str] | None = None) -> int:
         module, cfg, out = read_config(name, sys.argv[1:] if argv is None else argv)
         module.run(cfg) if out is None else module.run(cfg, out)
     except CellvisionError as error:
-        say(f"cellvision {name}: {' '.join(str(error).split())}")
-        return error.exit_code
+        return ended(name, str(error), error.exit_code)
     except signals.Interrupted as stop:
-        say(f"cellvision {name}: {stop}; the same command goes on from here")
-        return stop.exit_code
-    except BrokenPipeError:
+        return ended(name, f"{stop}; the same command goes on from here", stop.exit_code)
+    except BrokenPipeError:  # who read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ended(name, *of_system(error, out))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        free = shutil.disk_usage(out if out and out.exists() else Path.cwd()).free
-        say(f"cellvision {name}: the disk is full ({free} bytes free at {out}); free some space and repeat the command")
-        return 28
+        text = (
+            f"the memory does not suffice ({error}); use fewer --workers, a smaller --batch or --size, or fewer items"
+        )
+        return ended(name, text, ConfigError.exit_code)
     return 0
+
+
+def ended(name: str, text: str, code: int) -> int:
+    """Say in one line why a command ends; -> its exit code."""
+    say(f"cellvision {name}: {' '.join(text.split())}")
+    return code
+
+
+def of_system(error: OSError, out: Path | None) -> tuple[str, int]:
+    """What the system refused, what to do about it, and the exit code."""
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno in files.FULL:
+        disk, free = files.disk_of(Path(place) if place else out or Path.cwd())
+        needs = (error.strerror or "").partition(": ")[2]
+        what = "; ".join(filter(None, (needs, f"{free} bytes are free on {disk}")))
+        return f"the disk is full ({what}); free some space and repeat the command", DiskFull.exit_code
+    advice = ADVICE.get(error.errno or 0, "check it and repeat the command")
+    what = ": ".join(filter(None, (place, error.strerror or str(error))))
+    return f"{what}; {advice}", ConfigError.exit_code

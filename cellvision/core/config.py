@@ -8,17 +8,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cellvision.core.errors import ConfigError
+from cellvision.core.yamlfiles import dump_yaml, parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST = 10**7  # of a whole number whose option has no bound of its own: more is tried in vain
+SEEDS = 2**63 - 1
 
 
 class Only(NamedTuple):
@@ -32,7 +33,7 @@ class Only(NamedTuple):
 class StageModel(BaseModel):
     """Base of every config: frozen, no unknown keys, defaults validated; a value without effect is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     short: ClassVar[dict[str, str]] = {}  # flags for nested keys: {"steps": "loop.steps"}
     mark: ClassVar[str] = "--"  # before a key that is named to a person
     rules: ClassVar[tuple[Only, ...]] = ()  # of this class; those of its bases hold as well
@@ -57,6 +58,18 @@ class StageModel(BaseModel):
             if key in cls.model_fields and isinstance(cls.model_fields[key].default, str) and isinstance(value, dict)
         }
         return data | named
+
+    @model_validator(mode="after")
+    def _refuse_what_is_absurd(self) -> Self:
+        """Before anything is tried with it. Numbers in lists are names, as those of channels and seeds are."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple | list) else (value,)
+            bounded = any(hasattr(bound, "le") or hasattr(bound, "lt") for bound in field.metadata)
+            most = SEEDS if numbers is value else MOST
+            if not bounded and any(isinstance(number, int) and abs(number) > most for number in numbers):
+                raise ValueError(f"{self.mark}{name.replace('_', '-')} is at most {most:g}, got {value!r:.80}")
+        return self
 
     @model_validator(mode="after")
     def _refuse_what_is_ignored(self) -> Self:
@@ -101,7 +114,7 @@ class PluginConfig(StageModel):
 class StageConfig(StageModel):
     """What every stage understands."""
 
-    seed: int = option(0, "root of every random stream", ge=0)
+    seed: int = option(0, "root of every random stream", ge=0, le=SEEDS)
     workers: int | None = option(
         None, "processes that prepare data; 0 uses none, absent the stage decides", runtime=True, ge=0
     )
@@ -143,55 +156,7 @@ def fingerprint(payload: Any) -> str:
 
 
 def to_yaml(cfg: BaseModel) -> str:
-    import yaml
-
-    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML with the 1.2 idea of scalars: 1e-3 is a number, `no` is a word. Raises yaml.YAMLError."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """A safe loader with rules of its own."""
-
-    replaced = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
-    Loader.yaml_implicit_resolvers = {
-        first: [rule for rule in rules if rule[0] not in replaced]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    truth = r"^(?:true|True|TRUE|false|False|FALSE)$"
-    number = r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(truth), list("tTfF"))
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(number), list("-+.0123456789"))
-    return yaml.load(text, Loader=Loader)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, on top of those of the file it `extends`; ConfigError says what is wrong."""
-    import yaml
-
-    try:
-        data = parse_yaml(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict | NoneType):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(data).__name__}")
-    data = data or {}
-    base = data.pop("extends", None)
-    return merge(read_yaml(path.parent / base), data) if base else data
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, mapping by mapping."""
-    nested = {
-        key: merge(base[key], over[key])
-        for key in over
-        if isinstance(base.get(key), dict) and isinstance(over[key], dict)
-    }
-    return base | over | nested
+    return dump_yaml(cfg.model_dump(mode="json"))
 
 
 def assign(target: dict[str, Any], dotted: str, value: Any) -> None:
@@ -220,6 +185,8 @@ def parse_set(text: str) -> tuple[str, Any]:
         return key.strip(), parse_yaml(value)
     except yaml.YAMLError:
         return key.strip(), value
+    except ValueError as error:
+        raise ConfigError(f"--set {key.strip()}: {error}") from None
 
 
 def build(model: type[Model], data: Mapping[str, Any]) -> Model:

@@ -33,6 +33,12 @@ class UnsafeInput(CellvisionError):  # noqa: N818 - says what happened
     exit_code = 5
 
 
+class DiskFull(OSError):  # noqa: N818 - says what happened
+    """A disk is full: `filename` is what could not be written, `strerror` says how much it needs."""
+
+    exit_code = 28
+
+
 class LeakError(ConfigError):
     """Something fitted has seen units of the fold it would be tested on."""
 

@@ -9,13 +9,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cellvision.core.errors import UnsafeInput
+from cellvision.core.errors import ConfigError, DiskFull, UnsafeInput
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+PROBE = 1 << 20  # bytes written to learn whether a disk is full
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run, or split a row at
 PICKLED = {  # suffixes of files that may hold code and are never loaded
     ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz", ".mat", ".pt", ".pth", ".ckpt", ".bin", ".rds", ".rda",
@@ -28,8 +30,10 @@ PICKLE_HEAD = re.compile(rb"\x80[\x02-\x05]")
 def atomic(path: Path, size: int = 0) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and takes the name, on failure it goes.
 
-    `size` is how many bytes will be needed, where that is known: an OSError of a full disk tells.
+    `size` is how many bytes will be needed, where that is known. DiskFull, also where a library hides it; ConfigError
+    for a device or a pipe.
     """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,14 +41,47 @@ def atomic(path: Path, size: int = 0) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno not in FULL:
+    except DiskFull:  # of another file, written meanwhile
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        number = getattr(error, "errno", None)
+        if number not in FULL and (number is not None or not _is_full(path.parent)):
             raise
         written = temporary.stat().st_size if temporary.exists() else 0
         needed = f"{size} bytes" if size else f"more than {written} bytes"
-        raise OSError(error.errno, f"{os.strerror(error.errno)}: {path.name} needs {needed}") from error
+        text = f"{os.strerror(errno.ENOSPC)}: {path.name} needs {needed}"
+        raise DiskFull(errno.ENOSPC, text, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether nothing more can be written there, asked by writing: some libraries only say that they failed."""
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError as error:
+        return error.errno in FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
+
+
+def refuse_special(path: Path) -> None:
+    """ConfigError for a device, pipe or socket: it would be replaced by a file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{path} is a device, pipe or socket and cannot be written to; give a file or folder")
+
+
+def disk_of(path: Path) -> tuple[Path, int]:
+    """Where the disk is mounted on which a path lies, or would lie, and how many bytes are free there."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free, device = shutil.disk_usage(place).free, place.stat().st_dev
+    while place != place.parent and place.parent.stat().st_dev == device:
+        place = place.parent
+    return place, free
 
 
 def is_temporary(name: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 QUIET_S = 15.0  # seconds between two lines where there is no terminal
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # obeyed, not shown
 _WITHIN: ContextVar[str] = ContextVar("within", default="")
 
 
@@ -25,8 +27,14 @@ def within(name: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line for the person, on stderr, so that stdout stays for results."""
-    print(f"{_WITHIN.get()}{text}", file=sys.stderr, flush=True)
+    """One line for the person, on stderr, so that stdout stays for results; nobody need be reading it."""
+    with suppress(OSError):
+        print(printable(f"{_WITHIN.get()}{text}"), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text of strangers, such as names of files, with the characters that a terminal would obey written out."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def track(items: Iterable[Item], what: str, total: int, unit: str, start: int = 0) -> Iterator[Item]:
@@ -42,12 +50,16 @@ def track(items: Iterable[Item], what: str, total: int, unit: str, start: int = 
         if now - shown >= (0.2 if terminal else QUIET_S) and start + 2 < count < total:
             shown = now
             rate = (count - start) / (now - begun)
-            line = (
-                f"{_WITHIN.get()}{what}: {count}/{total} {unit}, {rate:.3g}/s, {duration((total - count) / rate)} left"
-            )
-            print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+            left = duration((total - count) / rate)
+            line = printable(f"{_WITHIN.get()}{what}: {count}/{total} {unit}, {rate:.3g}/s, {left} left")
+            _show(f"\r\033[K{line}" if terminal else f"{line}\n")
     if terminal and shown > begun:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+        _show("\r\033[K")
+
+
+def _show(text: str) -> None:
+    with suppress(OSError):
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

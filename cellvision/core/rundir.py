@@ -6,7 +6,6 @@ keys, and the content of the inputs; the content hash covers every file the stag
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -168,11 +167,12 @@ def _remove_temporaries(out: Path) -> None:
 
 def _lock(out: Path) -> TextIO:
     """The folder, made where it is missing, and its lock. ConfigError where it cannot be had."""
+    files.refuse_special(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = (out / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.FULL:
             raise
         raise ConfigError(f"{out} cannot be written ({error.strerror}); give another --out") from None
     try:

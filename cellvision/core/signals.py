@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -32,6 +33,8 @@ class _State:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     if _State.pending:
+        if not _State.interactive:  # it went to the whole group, and again from the parent, which ends what stays
+            return
         os._exit(128 + number)  # asked twice: leave at once
     _State.pending = number
     if _State.deferring:
@@ -56,6 +59,15 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _State.deferring = before
+
+
+def await_request(seconds: float) -> None:
+    """Raise Interrupted where a signal arrives within so many seconds: it may reach others first."""
+    until = time.monotonic() + seconds
+    while not _State.pending and time.monotonic() < until:
+        time.sleep(0.01)
+    if _State.pending:
+        raise Interrupted(_State.pending)
 
 
 def requested() -> int:

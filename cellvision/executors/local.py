@@ -26,6 +26,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 4  # tasks in flight per worker
 GRACE_S = 4.0  # that worker processes get to stop by themselves
+SIGNAL_S = 0.5  # after the death of a worker in which a signal to all processes may reach this one
 UNKNOWN_MEMORY = 8e9  # bytes taken as free where the system does not say
 _START: Any = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
 
@@ -68,6 +69,7 @@ def ordered_map(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
+        signals.await_request(SIGNAL_S)
         raise CellvisionError(
             "a worker process died (out of memory?); repeat the command with fewer --workers"
         ) from None

@@ -20,11 +20,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
     One metadata key at most: of several the library writes the order by chance, and bytes would differ.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     plain = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    with files.atomic(path) as temporary:
-        save_file(plain, temporary, dict(metadata or {}))
+    files.write_bytes(path, save(plain, dict(metadata or {})))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

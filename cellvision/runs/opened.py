@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells.cropstore import SHARD_ROWS, Crops
-from cellvision.core import config, files, rundir
+from cellvision.core import files, rundir
 from cellvision.core.errors import ConfigError
+from cellvision.core.yamlfiles import read_yaml
 from cellvision.io import labelmaps
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """Every option with its effective value; the stage's `run` takes it as it is."""
-        return config.read_yaml(self.path / "config.yaml")
+        return read_yaml(self.path / "config.yaml")
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def batches(make: Callable[[int], Batch], start: int, stop: int, workers: int) -
         yield from loader
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
-            if signals.requested():  # the signal went to the whole process group
-                raise signals.Interrupted(signals.requested()) from None
+            signals.await_request(local.SIGNAL_S)
             raise CellvisionError("a process that prepares batches died (out of memory?); try --workers 0") from None
         raise
 

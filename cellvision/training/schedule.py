@@ -12,7 +12,7 @@ class LoopConfig(StageModel):
     """How long and how to train."""
 
     steps: int = option(300, "optimiser steps", ge=1)
-    batch: int = option(128, "items a step", ge=2)
+    batch: int = option(128, "items a step", ge=2, le=65_536)
     lr: float = option(1e-3, "peak learning rate of AdamW; cosine decay after the warm-up", gt=0)
     weight_decay: float = option(0.05, "of AdamW, not on biases and norms", ge=0)
     warmup: float = option(0.1, "share of the steps", ge=0, lt=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from example_stage import Example, Inner
 
-from cellvision.core import config
+from cellvision.core import config, yamlfiles
 from cellvision.core.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def test_defaults_then_file_then_flags_then_set(tmp_path: Path) -> None:
      ("true", True), ("7", 7), ("[1, 2]", [1, 2]), ("null", None), ("1.2.3", "1.2.3")],
 )  # fmt: skip
 def test_yaml_scalars_are_what_they_look_like(text: str, value: Any) -> None:
-    read = config.parse_yaml(text)
+    read = yamlfiles.parse_yaml(text)
     assert read == value
     assert type(read) is type(value)
 
@@ -51,7 +51,7 @@ def test_a_bad_config_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
-        config.read_yaml(file)
+        yamlfiles.read_yaml(file)
 
 
 def test_runtime_keys_do_not_change_the_result() -> None:
@@ -82,4 +82,4 @@ def test_set_wants_key_and_value() -> None:
 def test_a_file_that_extends_another_lies_on_top_of_it(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("seed: 1\nloop: {steps: 5, lr: 1e-3}\n")
     (tmp_path / "top.yaml").write_text("extends: base.yaml\nloop: {steps: 7}\n")
-    assert config.read_yaml(tmp_path / "top.yaml") == {"seed": 1, "loop": {"steps": 7, "lr": 1e-3}}
+    assert yamlfiles.read_yaml(tmp_path / "top.yaml") == {"seed": 1, "loop": {"steps": 7, "lr": 1e-3}}

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from cellvision.branches import BRANCHES, Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import COLUMNS, Items
 from cellvision.branches.names import parse
-from cellvision.core.config import PluginConfig, StageModel, build, fingerprint, option, read_yaml
+from cellvision.core.config import PluginConfig, StageModel, build, fingerprint, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator
+from cellvision.core.yamlfiles import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

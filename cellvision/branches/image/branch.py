@@ -35,7 +35,9 @@ class ImageBranch(Branch):
         view: Literal["context", "marked", "masked", "background", "shape"] = option(
             "context", "what is shown: the crop, the crop and its mask, the cell alone, all but the cell, or the mask"
         )
-        size: int = option(64, "px, side the network sees; every crop is scaled alike from its stored size", ge=16)
+        size: int = option(
+            64, "px, side the network sees; every crop is scaled alike from its stored size", ge=16, le=1024
+        )
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
 

@@ -22,10 +22,11 @@ from cellvision.branches.rna import cellset, counts
 from cellvision.branches.rna import genes as genes
 from cellvision.branches.rna import metadata as celltables
 from cellvision.core import files, rundir
-from cellvision.core.config import Only, PluginConfig, fingerprint, option, read_yaml
+from cellvision.core.config import Only, PluginConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
+from cellvision.core.yamlfiles import read_yaml
 
 MIN_OVERLAP = 0.8  # share of a model's genes new data must have
 FIT_CELLS = 20_000  # training cells that quantiles are taken from
