@@ -75,8 +75,8 @@ def test_a_word_that_looks_like_a_number_is_written_as_a_word(word: str) -> None
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [({"steps": 10**12}, "steps is at most 1e"), ({"seed": 10**400}, "seed"), ({"inner": {"rate": float("nan")}}, "rate"),
-     ({"inner": {"rate": float("inf")}}, "rate")],
+    [({"steps": 10**12}, "steps is at most 1e"), ({"seed": 10**400}, "seed"),
+     ({"inner": {"rate": float("nan")}}, "rate"), ({"inner": {"rate": float("inf")}}, "rate")],
 )  # fmt: skip
 def test_absurd_numbers_are_refused_before_anything_is_tried(data: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
