@@ -64,10 +64,7 @@ def run(cfg: Config, out: Path) -> None:
     items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved).items
     if cfg.by is not None and cfg.by not in items.table:
         raise ConfigError(f"no column {cfg.by!r} to score by; columns: {', '.join(map(str, items.table.columns))}")
-    if cfg.splits:
-        split = splits.read(cfg.splits)
-    else:
-        split = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
+    split = splits.resolve(items, cfg.splits, cfg.unit, cfg.units, cfg.target, cfg.folds)
     folds = splits.test_folds(split, "all")[: most(cfg)]
     check_children(cfg, arms, items, out)
     inputs = {"items": items.content, "splits": split.content, **encoder_contents(cfg, arms, folds)}
@@ -114,7 +111,7 @@ def check_children(cfg: Config, arms: dict[str, dict[str, Any]], items: Items, o
     for name, options in arms.items():
         child = finetune_config(cfg, Child(name, options, 0, cfg.seeds[0]), out)
         if child.branch == cfg.branch:  # with other options of the branch there may be other items
-            targets.read(items, cfg.target, child.ignore, child.only)
+            targets.read(items, cfg.target, child.ignore, child.only, bins=child.bins, least=child.min_examples)
     for recipe in recipes_of(cfg, arms):
         pretrain_config(cfg, recipe, 0, out)
 
@@ -201,6 +198,8 @@ def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:
     """What the base and the arm say, on top of what all children share."""
     merged = shared(cfg, out) | {
         "target": cfg.target,
+        "bins": cfg.bins,
+        "min_examples": cfg.min_examples,
         "fold": str(child.fold),
         "seed": child.seed,
         "baselines": False,

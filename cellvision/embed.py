@@ -23,7 +23,7 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 4
+REVISION = 5
 DRAWN = 5000  # items in the picture
 
 
@@ -49,7 +49,7 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.training.device import pick_device
 
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-    split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
+    split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units, cfg.target)
     spec = cfg.encoder or branch.default_encoder
     device = pick_device(cfg.device, cfg.threads)
     inputs = {"items": branch.items.content, "splits": split.content, "encoder": encoders.content_hash(spec)}
@@ -77,9 +77,12 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     from cellvision.evidence import baselines, scoring, targets
 
     table = branch.items.table
-    if cfg.target not in table or table[cfg.target].nunique() < 2 or made.folds < 2:
-        return {"not_probed": "fewer than two classes or folds"}
-    target = targets.read(branch.items, cfg.target)
+    if cfg.target not in table or table[cfg.target].nunique() < 2:
+        return {"not_probed": "fewer than two classes"}
+    alone = {"not_probed": f"no class of {cfg.target!r} has two units, so none can be scored on unseen ones"}
+    if made.folds < 2:
+        return alone
+    target = targets.read(branch.items, cfg.target, bins=cfg.bins, least=cfg.min_examples)
     problem = Supervised(branch, made, target, "all", cfg.seed)
     stamps = set(splits.stamps(branch.items, made))
     parts: dict[str, list[pd.DataFrame]] = {"knn": [], "linear": []}
@@ -102,7 +105,7 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     if not tested:
         return {"not_probed": "the encoder has seen every fold; pretrain it with a fold held out"}
     if not problem.evaluated():
-        return {"not_probed": f"no class of {cfg.target!r} has two units, so none can be scored on unseen ones"}
+        return alone
     problem.folds = tested
     summary: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
     for name, tables in parts.items():

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cellvision.models.classifier import Classifier
     from cellvision.models.encoders import Trained
 
-REVISION = 4
+REVISION = 5
 
 
 class Config(TargetConfig):
@@ -84,8 +84,8 @@ class Job(Supervised):
 
         self.cfg = cfg
         branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-        split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-        target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only)
+        target = targets.read(branch.items, cfg.target, cfg.ignore, cfg.only, bins=cfg.bins, least=cfg.min_examples)
+        split = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units, cfg.target)
         super().__init__(branch, split, target, cfg.fold, cfg.seed, cfg.label_fraction)
         self.strategy = STRATEGIES.build(cfg.strategy)
         self.spec = cfg.encoder or branch.default_encoder
@@ -138,6 +138,9 @@ def run(cfg: Config, out: Path) -> None:
     unlabelled = int(job.items.table[cfg.target].isna().sum())
     if unlabelled and cfg.target != "annotation":
         say(f"finetune: {unlabelled} of {len(job.items.table)} items have no {cfg.target!r} and are left out")
+    if job.target.left_out:
+        few = f"left out, fewer than {cfg.min_examples} items: {', '.join(job.target.left_out)}"
+        say(f"finetune: {few}; --min-examples 1 keeps them")
     with RunDir.claim(out, "finetune", cfg, job.inputs(), REVISION) as claimed:
         if not claimed.done:
             claimed.note(device=str(job.device), threads=torch.get_num_threads())
@@ -308,7 +311,10 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     for name, table in (("predictions", items), ("sources", sources), ("scored", scored)):
         files.write_parquet(out / f"{name}.parquet", table)
     metrics = scoring.summarise(job.target, scored, items)
-    metrics["not_evaluated"] = sorted(set(job.target.classes) - job.evaluated())
+    metrics |= {
+        "not_evaluated": sorted(set(job.target.classes) - job.evaluated()),
+        "left_out": list(job.target.left_out),
+    }
     save(confusion_matrix(scored, job.target.level), out / "confusion.png")
     if job.cfg.baselines and len(job.folds) > 1:
         for name, path in baselines.write_all(job, out, job.cfg.threads).items():

@@ -53,8 +53,9 @@ def run(cfg: Config, out: Path) -> None:
     from cellvision.plots.results import forest_plot
 
     branch = BRANCHES.build(cfg.branch, path=cfg.items, reserved=cfg.reserved)
-    resolved = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units)
-    problem = Supervised(branch, resolved, targets.read(branch.items, cfg.target, cfg.ignore), "all", cfg.seed)
+    resolved = splits.resolve(branch.items, cfg.splits, cfg.unit, cfg.units, cfg.target)
+    target = targets.read(branch.items, cfg.target, cfg.ignore, bins=cfg.bins, least=cfg.min_examples)
+    problem = Supervised(branch, resolved, target, "all", cfg.seed)
     with RunDir.claim(
         out, "importance", cfg, {"items": branch.items.content, "splits": resolved.content}, REVISION
     ) as claimed:

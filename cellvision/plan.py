@@ -19,13 +19,14 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 2
+REVISION = 3
 MIL_BAGS = 10  # bags a class that bag-level learning needs
 
 
 class Config(UnitsConfig):
     """Options of `plan`."""
 
+    target: str = option("group", "labels over which the folds are dealt evenly: group, annotation, or a column")
     folds: Folds = option(splits.FOLDS, "folds where every group has enough units, or units: leave one out")
     uses: ClassVar[tuple[str, ...]] = ("seed",)
 
@@ -38,7 +39,7 @@ def run(cfg: Config, out: Path) -> None:
     with RunDir.claim(out, "plan", cfg, inputs, REVISION) as claimed:
         if claimed.done:
             return
-        split = splits.make(branch.items, splits.unit_column(branch.items, cfg.unit, cfg.units), cfg.folds)
+        split = splits.resolve(branch.items, None, cfg.unit, cfg.units, cfg.target, cfg.folds)
         plan = describe(branch.items, split)
         split.write(out / "splits.csv")
         files.write_json(out / "plan.json", plan)

@@ -358,7 +358,9 @@ def cannot_claim(one: Run) -> Iterator[str]:
     yield from (f"not run: {line}" for line in one["metrics"].get("not_run", []))
     yield from one["metrics"].get("stamps", [])
     if one["metrics"].get("not_evaluated"):
-        yield f"cannot be evaluated (fewer than two units): {', '.join(one['metrics']['not_evaluated'])}"
+        yield f"cannot be evaluated (no units in two folds): {', '.join(one['metrics']['not_evaluated'])}"
+    if one["metrics"].get("left_out"):
+        yield f"took no part, having too few items: {', '.join(one['metrics']['left_out'])}"
     yield from shortcuts(one)
 
 

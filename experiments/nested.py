@@ -26,7 +26,7 @@ from cellvision.core import files
 from cellvision.core.config import fingerprint, load, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
-from cellvision.evidence import baselines, metrics, splits
+from cellvision.evidence import baselines, independence, metrics, splits
 from cellvision.executors import local
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
     arms = {name: arms[name] for name in names or arms}
     reserved = (cfg.target, (cfg.unit or "").partition("~")[0])
     items = BRANCHES.build(cfg.branch, path=cfg.items, reserved=reserved).items
-    split = splits.make(items, splits.unit_column(items, cfg.unit, cfg.units), cfg.folds)
+    split = splits.make(items, independence.unit_column(items, cfg.unit, cfg.units), cfg.folds)
     splits.test_folds(split, "all")
     ablate.check_children(cfg, arms, items, out)
     content = fingerprint([items.content, split.content, ablate.encoder_contents(cfg, arms, (HELD,))])

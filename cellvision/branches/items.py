@@ -19,13 +19,17 @@ COLUMNS = ("item_id", "source_id", "source_hash", "unit", "group")
 
 @dataclass(frozen=True)
 class Items:
-    """One table of items; `missed` holds annotations (source_id, label) that no item answers to."""
+    """One table of items; `missed` holds annotations (source_id, label) that no item answers to.
+
+    `numbered`: the sources are rows that are known by their place in a table alone.
+    """
 
     table: pd.DataFrame
     content: str
     missed: pd.DataFrame
     stamps: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         missing = [name for name in COLUMNS if name not in self.table]

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from cellvision.branches import BRANCH_HELP, BranchConfig
 from cellvision.core.config import Only, StageConfig, option
+from cellvision.evidence import targets
 
 
 def unit_is_read(cfg: UnitsConfig) -> bool:
     """Whether `--unit` has an effect: it names the units, and a column that a table's features leave out."""
-    return cfg.branch.name != "image" or (cfg.units is None and getattr(cfg, "splits", None) is None)
+    return cfg.branch.name != "image" or cfg.units is None
 
 
 class ItemsConfig(StageConfig):
@@ -29,7 +30,7 @@ class UnitsConfig(ItemsConfig):
     )
     units: Path | None = option(None, "CSV source_id,unit that coarsens the units", runtime=True)
     rules: ClassVar[tuple[Only, ...]] = (
-        Only(("unit",), unit_is_read, "without --splits and --units, which name the units already"),
+        Only(("unit",), unit_is_read, "without --units, which name the units already"),
     )
 
     @property
@@ -41,13 +42,15 @@ class UnitsConfig(ItemsConfig):
 class SplitsConfig(UnitsConfig):
     """Which of them are tested together."""
 
-    splits: Path | None = option(None, "splits.csv of a plan run; made the same way when absent", runtime=True)
-    rules: ClassVar[tuple[Only, ...]] = (
-        Only(("units",), lambda cfg: cfg.splits is None, "without --splits, which name the units already"),
-    )
+    splits: Path | None = option(
+        None, "splits.csv of a plan run; made the same way when absent; --unit and --units may coarsen its units",
+        runtime=True,
+    )  # fmt: skip
 
 
 class TargetConfig(SplitsConfig):
     """What is learned of them."""
 
     target: str = option("group", "group (weak), annotation (true), or a column")
+    bins: int | None = option(None, "ranges with equally many items, into which a target that measures is cut", ge=2)
+    min_examples: int = option(targets.LEAST_EXAMPLES, "items of a class, below which it takes no part", ge=1)

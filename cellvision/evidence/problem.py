@@ -64,14 +64,11 @@ class Supervised:
         return self.items.table[names].iloc[rows].assign(unit=self.unit[rows])
 
     def evaluated(self) -> set[str]:
-        """Classes with at least two units in all, so that one can train while another tests."""
-        labelled = np.flatnonzero(self.target.label >= 0)
-        pairs = {
-            (int(label), str(unit))
-            for label, unit in zip(self.target.label[labelled], self.unit[labelled], strict=True)
-        }
-        count = np.bincount([label for label, _ in pairs], minlength=len(self.target.classes))
-        return {name for name, units in zip(self.target.classes, count, strict=True) if units >= 2}
+        """Classes whose units stand in at least two folds, so that some can train while others test."""
+        labelled = self.target.label >= 0
+        pairs = np.unique(np.stack([self.target.label[labelled], self.fold[labelled]], 1), axis=0)
+        folds = np.bincount(pairs[:, 0], minlength=len(self.target.classes))
+        return {name for name, count in zip(self.target.classes, folds, strict=True) if count >= 2}
 
     def missed(self) -> pd.DataFrame:
         """Annotations without an item, in the sources of the tested folds, with their unit."""

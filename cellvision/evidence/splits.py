@@ -1,11 +1,10 @@
-"""Splits: the independent units, the folds made of them, and the leak guard. The only splitter of the project.
+"""Splits: the folds made of independent units, and the leak guard. The only splitter of the project.
 
-`splits.csv` has one row a source: source_id, unit, group, fold. Fold -1 trains always and is never scored.
+`splits.csv` has one row a source: source_id, source_hash, unit, group, fold. Fold -1 trains always and is never scored.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +16,9 @@ from pydantic import Field
 from cellvision.core import files
 from cellvision.core.config import fingerprint
 from cellvision.core.errors import ConfigError, LeakError
+from cellvision.core.progress import say
 from cellvision.core.rng import generator
+from cellvision.evidence import independence, targets
 from cellvision.io import tables
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
+GROUP = "group"
 FOLDS = 5
 Folds = Annotated[int, Field(ge=2)] | Literal["units"]  # `units`: every unit is a fold of its own
 NEVER_TESTED = -1
@@ -66,116 +68,133 @@ class Splits:
 
 
 def read(path: Path) -> Splits:
-    """splits.csv, or the plan run that holds it."""
+    """splits.csv, or the plan run that holds it. ConfigError names the line that is wrong."""
     path = path / "splits.csv" if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(f"no splits at {path}")
     columns = ["source_id", "unit", "group"]
-    given = tables.read(path, text=columns)
+    given = tables.read(path, text=[*columns, "source_hash"])
     table = given.frame
     tables.need(table, [*columns, "fold"], path)
     folds = tables.numeric(given, ["fold"], path)["fold"]
-    whole = folds.mod(1).eq(0).to_numpy()
-    if not whole.all():
-        raise ConfigError(f"{tables.place(path, int((~whole).argmax()))}, column 'fold': a fold is a whole number")
+    _refuse(path, "a fold is a whole number from -1 on", folds.mod(1).ne(0) | folds.lt(NEVER_TESTED))
     table["fold"] = folds.astype(int)
     for name in columns:
         table[name] = table[name].fillna("").map(files.alive)
+    for name in ("source_id", "unit"):
+        _refuse(path, f"the {name} is empty", table[name].str.strip().eq(""))
+    _refuse(path, "this source stands above, too; a source has one fold", table["source_id"].duplicated())
+    gaps = set(range(table["fold"].max() + 1)) - set(table["fold"])
+    if gaps:
+        raise ConfigError(f"{path}: folds are numbered from 0 without gaps; there is no fold {min(gaps)}")
     straddling = table.groupby("unit")["fold"].nunique()
     if (straddling > 1).any():
         raise LeakError(f"unit {straddling.idxmax()!r} stands in more than one fold of {path}; a unit belongs to one")
     return Splits(table)
 
 
-def resolve(items: Items, splits: Path | None, unit: str | None, units: Path | None) -> Splits:
-    """The given splits, or the same ones `plan` would make."""
-    return read(splits) if splits else make(items, unit_column(items, unit, units))
+def _refuse(path: Path, why: str, wrong: pd.Series) -> None:
+    """ConfigError for the first of (n,) rows that is wrong."""
+    if wrong.any():
+        raise ConfigError(f"{tables.place(path, int(wrong.to_numpy().argmax()))}: {why}")
 
 
-def unit_column(items: Items, unit: str | None = None, units: Path | None = None) -> pd.Series:
-    """The unit of every item: the table's own, a units.csv, a column, or `COLUMN~REGEX` (first group of the match)."""
-    table = items.table
-    if units:
-        given = tables.read_text(units, ("source_id", "unit"))
-        item_unit = table["source_id"].map(given.drop_duplicates("source_id").set_index("source_id")["unit"])
-    elif unit == "row":
-        item_unit = table["source_id"]
-    elif table["unit"].isna().all() and not unit:
+def resolve(
+    items: Items,
+    splits: Path | None,
+    unit: str | None,
+    units: Path | None,
+    target: str = GROUP,
+    folds: Folds = FOLDS,
+) -> Splits:
+    """The given splits, or the same ones `plan` would make for this target.
+
+    Given ones have to fit: LeakError where copies, or items of one unit of `unit` or `units`, stand in several folds.
+    """
+    if splits is None:
+        return make(items, independence.unit_column(items, unit, units), folds, targets.strata(items, target))
+    found = of_these_items(read(splits), items)
+    ties = {"items of the same content": items.table["source_hash"]}
+    if unit or units:
+        ties["items of one unit"] = independence.unit_column(items, unit, units)
+    return coarsened(found, items, ties)
+
+
+def of_these_items(given: Splits, items: Items) -> Splits:
+    """Splits by content where the sources are known by their place in a table alone, and the table was re-sorted."""
+    if not items.numbered or "source_hash" not in given.table:
+        return given
+    now = items.table.drop_duplicates("source_id")[["source_id", "source_hash", "group"]]
+    then = given.table.set_index("source_id")["source_hash"]
+    if then.reindex(now["source_id"]).eq(now["source_hash"].to_numpy()).all():
+        return given
+    unknown = now[~now["source_hash"].isin(then)]
+    if len(unknown):
         raise ConfigError(
-            "rows of a table are not independent by themselves; name the column that is with --unit, or say --unit row"
+            f"{len(unknown)} of {len(now)} rows are not those that the splits were made of, such as "
+            f"{unknown['source_id'].iloc[0]!r}; make the splits again, or give the table a column item_id"
         )
-    elif unit:
-        column, tilde, pattern = unit.partition("~")
-        if column not in table:
-            raise ConfigError(f"no column {column!r} to take units from; columns: {', '.join(table.columns)}")
-        item_unit = table[column].astype(str).where(table[column].notna())
-        item_unit = item_unit.str.extract(_pattern(pattern), expand=True)[0] if tilde else item_unit
-    else:
-        item_unit = table["unit"]
-    if item_unit.isna().any():
-        first = table.loc[item_unit.isna(), "source_id"].iloc[0]
-        raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}")
-    return _join_duplicates(table, item_unit.astype(str))
+    say("splits: the rows stand in another order than in the plan; their folds go by content")
+    by_content = given.table.drop_duplicates("source_hash")[["source_hash", "unit", "fold"]]
+    return Splits(now.merge(by_content, on="source_hash", validate="many_to_one"))
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"--unit: {text!r} is no regular expression ({error})") from None
-    if pattern.groups < 1:
-        raise ConfigError(f"--unit: {text!r} needs a group in parentheses, the part that names the unit")
-    return pattern
+def coarsened(given: Splits, items: Items, ties: dict[str, pd.Series]) -> Splits:
+    """The same folds with units as coarse as the ties, (n,) values of the items; LeakError where folds part them."""
+    import pandas as pd
+
+    fold, unit = pd.Series(given.fold_of(items)), pd.Series(given.unit_of(items))
+    for what, tie in ties.items():
+        folds = fold.groupby(tie.to_numpy()).nunique()
+        if (folds > 1).any():
+            raise LeakError(f"{what} stand in more than one fold of the splits, such as those of {folds.idxmax()!r}")
+    joined = independence.joined(unit, [items.table["source_id"], *ties.values()])
+    by_source = dict(zip(items.table["source_id"], joined, strict=True))
+    return Splits(given.table.assign(unit=given.table["source_id"].map(by_source).fillna(given.table["unit"])))
 
 
-def _join_duplicates(table: pd.DataFrame, unit: pd.Series) -> pd.Series:
-    """Sources with the same content, and sources of one unit, end in one unit (connected components)."""
-    import scipy.sparse as sparse
+def make(items: Items, unit: pd.Series, folds: Folds = FOLDS, label: pd.Series | None = None) -> Splits:
+    """Deal the units of each class over K folds, or leave out one unit a fold; what stands alone is never tested.
 
-    pairs = table.assign(unit=unit)[["source_id", "unit", "source_hash"]].drop_duplicates()
-    codes = {name: pairs[name].astype("category") for name in ("unit", "source_hash", "source_id")}
-    n_units, n_hashes = (len(codes[name].cat.categories) for name in ("unit", "source_hash"))
-    n_sources = len(codes["source_id"].cat.categories)
-    unit_node = codes["unit"].cat.codes.to_numpy(np.int64)
-    hash_node = codes["source_hash"].cat.codes.to_numpy(np.int64) + n_units
-    source_node = codes["source_id"].cat.codes.to_numpy(np.int64) + n_units + n_hashes
-    size = n_units + n_hashes + n_sources
-    rows, columns = np.concatenate([unit_node, unit_node]), np.concatenate([hash_node, source_node])
-    graph = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), (size, size))
-    component = sparse.csgraph.connected_components(graph, directed=False)[1]
-    first: dict[int, str] = {}
-    for name, node in zip(codes["unit"].cat.categories, range(n_units), strict=True):
-        first.setdefault(component[node], name)
-    joined = {name: first[component[node]] for node, name in enumerate(codes["unit"].cat.categories)}
-    return unit.map(joined)
+    unit, label: (n,) of the items; without labels the classes are the groups. K is what the group with the fewest units
+    allows. Where units hold several classes, rare ones are dealt first (Sechidis et al. 2011), so that each class with
+    two units stands in two folds.
+    """
+    import pandas as pd
 
-
-def make(items: Items, unit: pd.Series, folds: Folds = FOLDS) -> Splits:
-    """Deal the units of each group over K folds, or leave out one unit a fold; a lone unit is never tested."""
-    table = items.table.assign(unit=unit)[["source_id", "unit", "group"]]
-    sizes = table.groupby("unit").size()
+    table = items.table.assign(unit=unit)[["source_id", "source_hash", "unit", "group"]]
+    label = table["group"] if label is None else label
     sources = table.drop_duplicates("source_id").sort_values("source_id", ignore_index=True)
-    home = table.groupby("unit")["group"].agg(
-        lambda group: min(group.mode())
-    )  # a unit with several groups counts for one
-    per_group = home.value_counts()
-    testable = per_group[per_group >= 2]
-    fold = dict.fromkeys(home.index, NEVER_TESTED)
+    classes = pd.crosstab(table["unit"], label) > 0
+    testable = classes.loc[:, classes.sum() >= 2]
+    fold = dict.fromkeys(classes.index, NEVER_TESTED)
+    tested = testable[testable.any(axis=1)]
     if folds == "units":
-        fold |= {name: number for number, name in enumerate(sorted(home.index[home.isin(testable.index)]))}
-        return Splits(sources.assign(fold=sources["unit"].map(fold)))
-    count = int(min([folds, *testable])) if len(testable) else 0
-    load = np.zeros(max(count, 1), np.int64)
-    for group in sorted(testable.index):
-        members = sorted(home.index[home == group])
-        generator(SPLIT_SEED, "splits", group).shuffle(members)
-        members.sort(key=lambda name: -sizes[name])  # stable: ties stay shuffled; the big ones are dealt first
-        for start in range(0, len(members), count):
-            dealt = members[start : start + count]
-            for name, target in zip(dealt, np.argsort(load, kind="stable"), strict=False):
-                fold[name] = int(target)
-                load[target] += sizes[name]
+        fold |= {name: number for number, name in enumerate(tested.index)}
+    elif len(tested):
+        groups = table.groupby("group")["unit"].nunique()
+        fold |= _deal(tested, table.groupby("unit").size(), int(min([folds, len(tested), *groups[groups >= 2]])))
     return Splits(sources.assign(fold=sources["unit"].map(fold)))
+
+
+def _deal(classes: pd.DataFrame, sizes: pd.Series, count: int) -> dict[str, int]:
+    """Units by classes, True where a unit has items of a class; items a unit -> the fold of every unit."""
+    units, present = classes.index.to_numpy(), classes.to_numpy()
+    rarest_first = present.sum(0) if (present.sum(1) > 1).any() else np.zeros(present.shape[1])
+    dealt = np.zeros((count, present.shape[1]))  # units of each class in each fold
+    load = np.zeros(count, np.int64)
+    fold: dict[str, int] = {}
+    for number in np.argsort(rarest_first, kind="stable"):
+        members = [name for name in units[present[:, number]] if name not in fold]
+        generator(SPLIT_SEED, "splits", classes.columns[number]).shuffle(members)
+        for name in sorted(members, key=lambda name: -sizes[name]):  # stable: ties stay shuffled
+            holds = classes.loc[name].to_numpy()
+            others = (dealt[:, holds] / present[:, holds].sum(0)).sum(1)
+            fold[name] = int(np.lexsort((load, others, dealt[:, number]))[0])
+            load[fold[name]] += sizes[name]
+            dealt[fold[name]] += holds
+    filled = sorted(set(fold.values()))
+    return {name: filled.index(number) for name, number in fold.items()}
 
 
 def test_folds(splits: Splits, fold: str) -> list[int]:

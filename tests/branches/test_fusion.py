@@ -18,7 +18,7 @@ from cellvision.branches.fusion.network import unpack
 from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError
-from cellvision.evidence import splits
+from cellvision.evidence import independence, splits
 
 QUICK = {"workers": 0, "threads": 1, "device": "cpu"}
 
@@ -226,7 +226,7 @@ def test_a_bundle_predicts_things_that_lack_a_part(tmp_path: Path) -> None:
 
 def test_units_come_from_the_parts(tmp_path: Path) -> None:
     branch = branch_of(two_tables(tmp_path))
-    made = splits.make(branch.items, splits.unit_column(branch.items))
+    made = splits.make(branch.items, independence.unit_column(branch.items))
     assert made.folds == 5
     assert made.table.groupby("unit")["fold"].nunique().max() == 1
     assert len(branch.items.table) == 80

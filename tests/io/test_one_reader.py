@@ -17,7 +17,7 @@ from cellvision.branches.trace import tables as tracetables
 from cellvision.cells import annotate, readycrops
 from cellvision.core import files
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
-from cellvision.evidence import labelscores, splits
+from cellvision.evidence import independence, labelscores, splits
 from cellvision.io import matrices, packed, tables
 
 Rows = list[list[Any]]
@@ -29,9 +29,9 @@ def labelled_points(path: Path) -> Any:
     return annotate.read(path, IMAGES)
 
 
-def units(path: Path) -> Any:
+def units_file(path: Path) -> Any:
     table = pd.DataFrame({"item_id": ODD, "source_id": ODD, "unit": None, "group": "g", "source_hash": ODD})
-    return splits.unit_column(Items(table, "", no_missed()), units=path)
+    return independence.unit_column(Items(table, "", no_missed()), units=path)
 
 
 def truth_metadata(path: Path) -> Any:
@@ -62,7 +62,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], list[str], Rows]] = {  # reader,
         lambda path: readycrops.read_metadata(path, "well"), ["image", "label", "well"],
         [[f"{n}.png", ODD[n], ODD[-n]] for n in range(9)],
     ),
-    "units": (units, ["source_id", "unit"], [[ODD[n], ODD[n]] for n in range(9)]),
+    "units": (units_file, ["source_id", "unit"], [[ODD[n], ODD[n]] for n in range(9)]),
     "splits": (
         lambda path: splits.read(path).table, ["source_id", "unit", "group", "fold"],
         [[ODD[n], ODD[n], ODD[-n], n % 3] for n in range(9)],

@@ -13,7 +13,7 @@ from cellvision import ablate
 from cellvision.branches import BRANCHES
 from cellvision.core import progress
 from cellvision.core.config import build
-from cellvision.evidence import baselines, splits
+from cellvision.evidence import baselines, independence, splits
 
 
 def test_ablate_compares_arms_on_the_same_folds(ablation: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_a_child_says_names_its_arm_fold_and_seed(
     monkeypatch.setattr(ablate.finetune, "score", lambda job, out: {"balanced_accuracy": 0.5})
     monkeypatch.setattr(ablate.finetune, "report_to_person", lambda out: None)
     items = BRANCHES.build(cfg.branch, path=cells).items
-    splits.make(items, splits.unit_column(items), 2).write(tmp_path / "splits.csv")
+    splits.make(items, independence.unit_column(items), 2).write(tmp_path / "splits.csv")
     child = ablate.Child("plain", {"encoder": "test_resnet", "loop": {"steps": 6, "batch": 16}}, 1, 7)
     ablate.run_child((cfg, child, tmp_path))
     assert "ablate: plain, seed 7: finetune: fold 1: 3/6 steps" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from cellvision.commandline.cli import main
 from cellvision.core import files
 from cellvision.core.config import build
 from cellvision.core.errors import ConfigError
-from cellvision.evidence import splits, targets
+from cellvision.evidence import independence, splits, targets
 
 # -- targets and folds --
 
@@ -24,29 +24,33 @@ def test_targets_of_a_table(tmp_path: Path) -> None:
         "x": range(8),
         "y": ["a", "a", "b", "b", "rare", None, "a", "b"],
         "one": "same",
-        "code": [1, 2, None] + [1] * 5,
+        "code": [1, 2, None] + [1] * 4 + [2],
     }
     items = branch_of(saved(tmp_path / "t.csv", **table), "y", "code").items
     with pytest.raises(ConfigError, match="one class, 'same'"):
         targets.read(items, "one")
     found = targets.read(items, "y")
-    assert found.label.tolist() == [0, 0, 1, 1, 2, -1, 0, 1]
+    assert found.label.tolist() == [0, 0, 1, 1, -1, -1, 0, 1]
     assert targets.read(items, "code").classes == ("1", "2")
 
 
-def test_a_class_with_one_row_trains_and_is_not_scored(tmp_path: Path) -> None:
+def test_a_class_with_one_row_takes_no_part_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     y = ["a", "b"] * 10 + ["rare"]
     path = saved(tmp_path / "t.csv", x=rng.normal(size=21), z=rng.normal(size=21), y=y, donor=np.arange(21) // 2)
-    found = learn(path, tmp_path / "run", encoder="mlp-8", target="y", unit="donor", loop={"steps": 2}, baselines=False)
-    assert found["not_evaluated"] == ["rare"]
+    how = {"encoder": "mlp-8", "target": "y", "unit": "donor", "loop": {"steps": 2}, "baselines": False}
+    found = learn(path, tmp_path / "run", **how)
+    assert (found["left_out"], found["not_evaluated"]) == (["rare"], [])
+    assert "finetune: left out, fewer than 2 items: rare; --min-examples 1 keeps them" in capsys.readouterr().err
+    found = learn(path, tmp_path / "told", **how, min_examples=1)
+    assert (found["left_out"], found["not_evaluated"]) == ([], ["rare"])
     assert found["scored"] == 20
 
 
 def test_rows_without_a_unit_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "t.csv", x=[1.5, 2, 3], donor=["d1", None, "d2"])
     with pytest.raises(ConfigError, match="1 items get no unit"):
-        splits.unit_column(branch_of(path).items, "donor")
+        independence.unit_column(branch_of(path).items, "donor")
 
 
 def test_one_unit_is_left_out_at_a_time(tmp_path: Path) -> None:
@@ -72,7 +76,7 @@ def test_numeric_units_and_formulas_pass_through_splits(tmp_path: Path) -> None:
     assert set(made.table["group"]) == {"=1+1", "@x"}
     assert set(made.table["unit"]) == {"0", "1", "2", "3"}
     branch = branch_of(path, "donor")
-    assert made.content == splits.make(branch.items, splits.unit_column(branch.items, "donor")).content
+    assert made.content == splits.make(branch.items, independence.unit_column(branch.items, "donor")).content
 
 
 # -- known answers --

@@ -310,7 +310,7 @@ def items_of(
     rest["unit"] = words(frame["unit"]) if "unit" in frame else None  # rows are not independent by themselves
     group = cfg.group or "group"
     rest["group"] = pd.Series(words(frame[group])).fillna("unknown") if group in frame else "all"
-    return Items(rest, content, no_missed(), facts={"notes": notes})
+    return Items(rest, content, no_missed(), facts={"notes": notes}, numbered="item_id" not in frame)
 
 
 def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -1,0 +1,114 @@
+"""Independent units: which items stand or fall together, so that none of them may be on both sides of a split."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cellvision.core.errors import ConfigError
+from cellvision.core.progress import say
+from cellvision.io import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellvision.branches.items import Items
+
+
+def unit_column(items: Items, unit: str | None = None, units: Path | None = None) -> pd.Series:
+    """The unit of every item: the table's own, a units.csv, a column, or `COLUMN~REGEX` (first group of the match).
+
+    Sources of the same content are of one unit, and so are units that are spelled in two ways.
+    """
+    table = items.table
+    if units:
+        item_unit = table["source_id"].map(_of_sources(units))
+    elif unit == "row":
+        item_unit = table["source_id"]
+    elif table["unit"].isna().all() and not unit:
+        raise ConfigError(
+            "rows of a table are not independent by themselves; name the column that is with --unit, or say --unit row"
+        )
+    elif unit:
+        column, tilde, pattern = unit.partition("~")
+        if column not in table:
+            raise ConfigError(f"no column {column!r} to take units from; columns: {', '.join(table.columns)}")
+        item_unit = table[column].astype(str).where(table[column].notna())
+        item_unit = item_unit.str.extract(_pattern(pattern), expand=True)[0] if tilde else item_unit
+    else:
+        item_unit = table["unit"]
+    item_unit = item_unit.where(item_unit.astype(str).str.strip() != "")
+    if item_unit.isna().any():
+        first = table.loc[item_unit.isna(), "source_id"].iloc[0]
+        raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}")
+    item_unit = item_unit.astype(str)
+    ties = [table["source_hash"], table["source_id"]]
+    if (item_unit != table["source_id"]).any():  # names that somebody wrote
+        ties.append(item_unit.map(spelling))
+        _tell_spellings(item_unit)
+    return joined(item_unit, ties)
+
+
+def _of_sources(path: Path) -> pd.Series:
+    """source_id -> unit as a CSV says it. ConfigError for a source without unit, or with two."""
+    given = tables.read_text(path, ("source_id", "unit"))
+    empty = (given[["source_id", "unit"]].isna() | given[["source_id", "unit"]].eq("")).any(axis=1).to_numpy()
+    if empty.any():
+        raise ConfigError(f"{tables.place(path, int(empty.argmax()))}: a source and its unit are needed, one is empty")
+    again = given.groupby("source_id")["unit"].transform("first").ne(given["unit"]).to_numpy()
+    if again.any():
+        row = given.iloc[int(again.argmax())]
+        raise ConfigError(
+            f"{tables.place(path, int(again.argmax()))}: source {row['source_id']!r} has the unit {row['unit']!r} here "
+            "and another above"
+        )
+    return given.drop_duplicates("source_id").set_index("source_id")["unit"]
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"--unit: {text!r} is no regular expression ({error})") from None
+    if pattern.groups < 1:
+        raise ConfigError(f"--unit: {text!r} needs a group in parentheses, the part that names the unit")
+    return pattern
+
+
+def spelling(name: str) -> str:
+    """What two spellings of one name have in common: case, spaces and the forms of Unicode set aside."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+
+
+def _tell_spellings(unit: pd.Series) -> None:
+    """Which units are taken as one although they are not written alike."""
+    names = unit.drop_duplicates()
+    alike = [list(group) for _, group in names.groupby(names.map(spelling)) if len(group) > 1]
+    if alike:
+        example = " and ".join(map(repr, alike[0]))
+        say(f"units: {len(alike)} are spelled in several ways and taken as one, such as {example}")
+
+
+def joined(unit: pd.Series, ties: Sequence[pd.Series]) -> pd.Series:
+    """(n,) units, made one where their items share a value in any of `ties`, (n,) each (connected components).
+
+    A missing value ties nothing. A unit of several names has the first of them.
+    """
+    import scipy.sparse as sparse
+
+    columns = [column.astype("category").cat for column in (unit, *ties)]
+    starts = np.cumsum([0, *(len(column.categories) for column in columns)])
+    home = columns[0].codes.to_numpy(np.int64)
+    edges = [(home[tie.codes >= 0], tie.codes[tie.codes >= 0].to_numpy(np.int64) + start)
+             for tie, start in zip(columns[1:], starts[1:], strict=False)]  # fmt: skip
+    rows, ends = (np.concatenate([edge[side] for edge in edges]) for side in (0, 1))
+    graph = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, ends)), (starts[-1], starts[-1]))
+    component = sparse.csgraph.connected_components(graph, directed=False)[1][: starts[1]]
+    first = np.unique(component, return_index=True, return_inverse=True)
+    names = columns[0].categories.to_numpy()[first[1]][first[2]]
+    return unit.map(dict(zip(columns[0].categories, names, strict=True)))
