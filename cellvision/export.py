@@ -40,6 +40,7 @@ OUTSIDE = (
     "item_id",
     "source_id",
     "source_hash",
+    "source_print",
     "path",
     "crop_shard",
     "crop_row",

@@ -39,7 +39,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 4
+REVISION = 5
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -177,7 +177,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
     if not tables:
         _refuse_nothing(images)
     cells = pd.concat(tables, ignore_index=True)
-    columns = images[["image_id", "pixel_hash", "group", "path"]]
+    columns = images[["image_id", "pixel_hash", "source_print", "group", "path"]]
     return images, cells.merge(columns, on="image_id", how="left", validate="many_to_one")
 
 

@@ -12,7 +12,8 @@ from cellvision.cells.quality import FLAGS
 from cellvision.core import files
 from cellvision.core.errors import RejectedInput
 from cellvision.core.progress import say
-from cellvision.io.images.intensity import intensity_range, pixel_hash
+from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
+from cellvision.io.images.prints import print_of
 from cellvision.io.images.reader import Image
 from cellvision.io.rawfolder import Entry
 
@@ -27,15 +28,17 @@ def image_row(entry: Entry, status: str, reason: str, note: str, image: Image | 
     row: dict[str, Any] = {
         "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
         "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "channels": None,
-        "dtype": None, "sha256": None, "pixel_hash": None, "pixel_size_um": None, "intensity_low": None,
-        "intensity_high": None, **hygiene.EMPTY,
+        "dtype": None, "sha256": None, "pixel_hash": None, "source_print": "", "pixel_size_um": None,
+        "intensity_low": None, "intensity_high": None, **hygiene.EMPTY,
     }  # fmt: skip
     if image is not None:
         height, width, channels = image.pixels.shape
-        low, high = zip(*intensity_range(image.pixels), strict=True)
+        ranges = intensity_range(image.pixels)
+        low, high = zip(*ranges, strict=True)
         row |= {
             "height": height, "width": width, "channels": channels, "dtype": str(image.dtype), "sha256": image.sha256,
-            "pixel_hash": pixel_hash(image.pixels), "pixel_size_um": image.pixel_size_um,
+            "pixel_hash": pixel_hash(image.pixels), "source_print": print_of(to_uint8(image.pixels, ranges)),
+            "pixel_size_um": image.pixel_size_um,
             "intensity_low": list(map(float, low)), "intensity_high": list(map(float, high)),
         }  # fmt: skip
     return row

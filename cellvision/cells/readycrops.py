@@ -20,6 +20,7 @@ from cellvision.core.progress import track
 from cellvision.executors import local
 from cellvision.io import tables
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
+from cellvision.io.images.prints import print_of
 from cellvision.io.images.reader import ImageError, Reason
 
 if TYPE_CHECKING:
@@ -50,13 +51,21 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         path = folder / name
-        row: dict[str, Any] = {"path": name, "status": "ok", "reason": str(Reason.OK), "note": "", "pixels": None}
+        row: dict[str, Any] = {
+            "path": name,
+            "status": "ok",
+            "reason": str(Reason.OK),
+            "note": "",
+            "pixels": None,
+            "source_print": "",
+        }
         try:
             if root not in path.resolve().parents:
                 raise ImageError(Reason.E_UNSAFE, "lies outside the crops folder")
             image = read_as(path, how)
             pixels = to_uint8(image.pixels, intensity_range(image.pixels))
-            row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
+            row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "source_print": print_of(pixels)}
+            row["sha256"] = image.sha256
         except ImageError as error:
             row |= {"status": "skipped", "reason": str(error.reason), "note": str(error)}
         rows.append(row)
@@ -99,7 +108,7 @@ def describe(good: list[dict[str, Any]], metadata: pd.DataFrame, unit: str | Non
     source = crops[unit].astype(str) if unit else crops["image"]
     cells = pd.DataFrame({
         "item_id": crops["image"], "source_id": source, "unit": source,
-        "source_hash": [row["pixel_hash"] for row in good],
+        "source_hash": [row["pixel_hash"] for row in good], "source_print": [row["source_print"] for row in good],
         "group": crops["group"] if "group" in crops else [group_of(name) for name in crops["image"]],
         "path": crops["image"],
         "y": sides[:, 0] / 2, "x": sides[:, 1] / 2, "area_px": sides.prod(1), "touches_border": False,

@@ -13,6 +13,7 @@ import numpy as np
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.io import tables
+from cellvision.io.images import prints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,11 +48,22 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
         first = table.loc[item_unit.isna(), "source_id"].iloc[0]
         raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}")
     item_unit = item_unit.astype(str)
-    ties = [table["source_hash"], table["source_id"]]
+    ties = [*copies(table).values(), table["source_id"]]
     if (item_unit != table["source_id"]).any():  # names that somebody wrote
         ties.append(item_unit.map(spelling))
         _tell_spellings(item_unit)
     return joined(item_unit, ties)
+
+
+def copies(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What ties items of the same content, (n,) values each: their hash, and for images that look the same a label."""
+    import pandas as pd
+
+    ties = {"items of the same content": table["source_hash"]}
+    if "source_print" in table:
+        label = prints.joined(table["source_print"].fillna("").tolist())
+        ties["nearly identical images"] = pd.Series(label, table.index).where(table["source_print"].fillna("") != "")
+    return ties
 
 
 def _of_sources(path: Path) -> pd.Series:

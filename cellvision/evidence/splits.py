@@ -114,7 +114,7 @@ def resolve(
     if splits is None:
         return make(items, independence.unit_column(items, unit, units), folds, targets.strata(items, target))
     found = of_these_items(read(splits), items)
-    ties = {"items of the same content": items.table["source_hash"]}
+    ties = independence.copies(items.table)
     if unit or units:
         ties["items of one unit"] = independence.unit_column(items, unit, units)
     return coarsened(found, items, ties)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,11 +98,16 @@ def test_junk_has_a_row_each_and_costs_nothing(tmp_path: Path) -> None:
 # -- copies, groups, images without cells (I06 to I09) ------------------------------------------------------------
 
 
+def some_discs(seed: int) -> Any:
+    """128 x 128 pixels with eight discs on a grid of sixteen places."""
+    places = np.random.default_rng(seed).permutation(16).reshape(4, 4) < 8
+    return np.where(np.kron(places, np.ones((32, 32), bool)), discs(4), 200).astype(np.uint8)
+
+
 def test_copies_are_found_in_any_encoding_and_stay_together(tmp_path: Path) -> None:
     from cellvision import plan
 
-    rng = np.random.default_rng(0)
-    pictures = [np.clip(discs() + rng.integers(-9, 9, (64, 64)), 0, 255).astype(np.uint8) for _ in range(8)]
+    pictures = [some_discs(number) for number in range(8)]
     for number, picture in enumerate(pictures):
         put(tmp_path / "raw" / "ab"[number % 2] / f"{number}.png", pillow(picture, "PNG"))
     put(tmp_path / "raw" / "a" / "bytes.png", pillow(pictures[0], "PNG"))
