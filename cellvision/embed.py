@@ -14,13 +14,15 @@ from cellvision.core.config import Only, option
 from cellvision.core.progress import say
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import metrics, splits
+from cellvision.evidence import metrics, scoring, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.evidence.splits import Splits
 from cellvision.runs.calls import stage
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from cellvision.models.encoders import Trained
 
 REVISION = 5
@@ -72,9 +74,7 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     The branch's plain features go through the same regression. An encoder that was not trained has its preprocessing
     fitted again in every fold.
     """
-    import pandas as pd
-
-    from cellvision.evidence import baselines, scoring, targets
+    from cellvision.evidence import baselines, targets
 
     table = branch.items.table
     if cfg.target not in table or table[cfg.target].nunique() < 2:
@@ -107,15 +107,26 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     if not problem.evaluated():
         return alone
     problem.folds = tested
-    summary: dict[str, Any] = {"stamps": sorted(stamps), "folds_probed": len(tested)}
+    return {"stamps": sorted(stamps), "folds_probed": len(tested)} | scores(problem, parts)
+
+
+def scores(problem: Supervised, parts: dict[str, list[pd.DataFrame]]) -> dict[str, Any]:
+    """Predictions of the folds by each probe -> their scores, beside those of the same regression on plain features."""
+    import pandas as pd
+
+    from cellvision.evidence import baselines
+
+    summary: dict[str, Any] = {}
     for name, tables in parts.items():
         items = pd.concat(tables, ignore_index=True)
-        scored = scoring.scored_rows(problem, items, scoring.of_sources(items, target.classes))
-        summary |= {f"{name}_{key}": value for key, value in scoring.summarise(target, scored, items).items()}
-    for name, baseline in branch.baselines().items():
-        if baseline.estimator == "logistic":  # the same probe on plain features
-            summary |= scoring.against(name, scored, baselines.scored_rows(problem, name, baseline, None))
-    return summary
+        scored = scoring.scored_rows(problem, items, scoring.of_sources(items, problem.target.classes))
+        summary |= {f"{name}_{key}": value for key, value in scoring.summarise(problem.target, scored, items).items()}
+    plain = {
+        name: baselines.scored_rows(problem, name, baseline, None)
+        for name, baseline in problem.branch.baselines().items()
+        if baseline.estimator == "logistic"  # the same probe on plain features
+    }
+    return summary | scoring.beside(scored, plain)
 
 
 def fitted_again(cfg: Config, branch: Branch, train: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -161,11 +172,17 @@ def report_to_person(out: Path) -> None:
     knn, linear, chance = (
         summary[name] for name in ("knn_balanced_accuracy", "linear_balanced_accuracy", "linear_chance")
     )
-    level, units = summary["linear_level"], summary["linear_balanced_accuracy_units"]
-    say(f"embed: kNN {knn:.3f}, linear {linear:.3f}, chance {chance:.3f}; {level}s of {units} unseen units -> {out}")
-    plain = {key.removeprefix("baseline_"): value for key, value in summary.items() if key.startswith("baseline_")}
-    if plain:
-        say("embed: the same probe on " + ", ".join(f"{name} {value:.3f}" for name, value in plain.items()))
+    low, high = (summary[f"linear_balanced_accuracy_{end}"] for end in ("low", "high"))
+    units = scoring.units_told(summary, "linear_balanced_accuracy")
+    say(
+        f"embed: linear {linear:.3f} ({low:.3f} to {high:.3f}), kNN {knn:.3f}, chance {chance:.3f}; "
+        f"{summary['linear_level']}s of {units}, unseen -> {out}"
+    )
+    if summary["plain_models"]:
+        plain = (f"{name} {summary[f'baseline_{name}']:.3f}" for name in summary["plain_models"])
+        say(f"embed: the same probe on {', '.join(plain)}")
+    for stamp in summary["stamps"]:
+        say(f"embed: stamp: {stamp}")
 
 
 if __name__ == "__main__":

@@ -317,8 +317,8 @@ def score(job: Job, out: Path) -> dict[str, Any]:
     }
     save(confusion_matrix(scored, job.target.level), out / "confusion.png")
     if job.cfg.baselines and len(job.folds) > 1:
-        for name, path in baselines.write_all(job, out, job.cfg.threads).items():
-            metrics |= scoring.against(name, scored, files.read_parquet(path))
+        plain = baselines.write_all(job, out, job.cfg.threads)
+        metrics |= scoring.beside(scored, {name: files.read_parquet(path) for name, path in plain.items()})
         metrics |= item_random(job) | {"shortcuts": baselines.shortcuts(job.branch)}
     return metrics
 
@@ -348,13 +348,10 @@ def report_to_person(out: Path) -> None:
         f"finetune: balanced accuracy {metrics['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) over "
         f"{metrics['scored']} {metrics['level']}s of {units}; chance {metrics['chance']:.3f} -> {out}"
     )
-    for key in sorted(key for key in metrics if key.startswith("baseline_")):
-        name = key.removeprefix("baseline_")
-        above, low, high = (metrics[f"above_{name}{suffix}"] for suffix in ("", "_low", "_high"))
-        say(
-            f"finetune: baseline {name} {metrics[key]:.3f}; "
-            f"the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above"
-        )
+    for name in metrics.get("plain_models", []):
+        value = metrics[f"baseline_{name}"]
+        above, low, high = (metrics[f"above_{name}{end}"] for end in ("", "_low", "_high"))
+        say(f"finetune: baseline {name} {value:.3f}; the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above")
     if "probe_item_random" in metrics:
         say(f"finetune: linear probe of {metrics['probe_encoder']}: {scoring.inflation_told(metrics)}")
     for stamp in metrics["stamps"]:

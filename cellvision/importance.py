@@ -21,7 +21,7 @@ from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import splits
+from cellvision.evidence import intervals, scoring, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.runs.calls import stage
@@ -29,7 +29,7 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 1
+REVISION = 2
 SMALLEST = 1e-3  # probability below which a true label loses no more: a forest's zero is not infinitely wrong
 SHOWN = 25  # features in the picture
 
@@ -62,25 +62,26 @@ def run(cfg: Config, out: Path) -> None:
         if not claimed.done:
             each = (one_fold(cfg, problem, fold) for fold in problem.folds)
             work = track(each, "importance", len(problem.folds), "folds")
-            folds, scores = zip(*work, strict=True)
+            folds, scored = zip(*work, strict=True)
+            unit, truth, hit = (np.concatenate(parts) for parts in zip(*scored, strict=True))
             table = pool(list(folds))
             files.write_csv(out / "importance.csv", table)
             shown = table.head(SHOWN)
             bars = list(shown[["feature", "importance", "lowest", "highest"]].itertuples(index=False, name=None))
             label = f"loss of log-probability when shuffled, held-out units; range over {len(folds)} folds"
             forest_plot(bars, out / "importance.png", label, 0.0)
-            metrics = {"folds": len(folds), "balanced_accuracy": float(np.mean(scores)), "candidates": len(table)}
-            claimed.finish(
-                metrics | agreement(list(folds), cfg.top) | {"stamps": splits.stamps(branch.items, resolved)}
-            )
+            score = intervals.balanced_accuracy(unit, truth, hit).flat("balanced_accuracy")
+            facts: dict[str, Any] = {"folds": len(folds), "candidates": len(table), "chance": 1 / len(np.unique(truth))}
+            facts |= {"stamps": splits.stamps(branch.items, resolved)}
+            claimed.finish(facts | score | agreement(list(folds), cfg.top))
     report_to_person(out)
 
 
-def one_fold(cfg: Config, problem: Supervised, fold: int) -> tuple[pd.DataFrame, float]:
-    """feature, importance and drop of accuracy of the leading features, and the fold's balanced accuracy."""
+def one_fold(cfg: Config, problem: Supervised, fold: int) -> tuple[pd.DataFrame, tuple[NDArray, NDArray, NDArray]]:
+    """feature, importance and drop of accuracy of the leading features; (n,) units, labels and hits of the fold."""
     import pandas as pd
 
-    from cellvision.evidence import baselines, metrics
+    from cellvision.evidence import baselines
 
     train, test = problem.train_rows(fold), problem.test_rows(fold)
     state = problem.branch.fit(train)
@@ -102,8 +103,7 @@ def one_fold(cfg: Config, problem: Supervised, fold: int) -> tuple[pd.DataFrame,
         truth = np.tile(label[test], cfg.repeats)
         lost, missed = before.mean() - log_truth(again, truth).mean(), right.mean() - (again.argmax(1) == truth).mean()
         rows.append({"feature": names[feature], "importance": float(lost), "accuracy_drop": float(missed)})
-    text = np.array(problem.target.classes, object)
-    return pd.DataFrame(rows), metrics.balanced_accuracy(text[label[test]], text[guess.argmax(1)])
+    return pd.DataFrame(rows), (problem.unit[test], label[test], right)
 
 
 def log_truth(probability: NDArray[np.float64], label: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -165,7 +165,12 @@ def report_to_person(out: Path) -> None:
     metrics = files.read_json(out / "metrics.json")
     first = ", ".join(files.read_csv(out / "importance.csv")["feature"].head(10).astype(str))
     overlap = next((f"{value:.2f}" for key, value in metrics.items() if key.endswith("_jaccard")), "unknown")
-    say(f"importance: balanced accuracy {metrics['balanced_accuracy']:.3f}; folds agree by {overlap} (Jaccard)")
+    value, low, high = (metrics[f"balanced_accuracy{end}"] for end in ("", "_low", "_high"))
+    units = scoring.units_told(metrics, "balanced_accuracy")
+    say(
+        f"importance: balanced accuracy {value:.3f} ({low:.3f} to {high:.3f}), {units}; chance "
+        f"{metrics['chance']:.3f}; folds agree by {overlap} (Jaccard)"
+    )
     say(f"importance: first: {first} -> {out}")
     for stamp in metrics["stamps"]:
         say(f"importance: stamp: {stamp}")

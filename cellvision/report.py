@@ -79,6 +79,7 @@ def write(folder: Path, path: Path) -> None:
         "share": share,
         "shown": shown,
         "inflation": scoring.inflation_told,
+        "weights": scoring.weights_told,
     }
     page = environment.from_string(TEMPLATE.read_text("utf-8"))
     files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
@@ -199,23 +200,29 @@ def of_plan(where: Path) -> dict[str, Any]:
     return {"plan": files.read_json(where / "plan.json")}
 
 
-def of_scored(where: Path) -> dict[str, Any]:
+def of_finetune(where: Path) -> dict[str, Any]:
+    """The recall of every class."""
     metrics = files.read_json(where / "metrics.json")
-    return {"baselines": [name.removeprefix("baseline_") for name in metrics if name.startswith("baseline_")]}
+    return {"recalls": recalls(metrics, {"": "recall"})} if "scored_classes" in metrics else {}
 
 
 def of_embed(where: Path) -> dict[str, Any]:
-    """The plain models beside the probes, and the recall of every class."""
+    """The recall of every class by both probes."""
+    metrics = files.read_json(where / "metrics.json")
+    probes = {"linear_": "recall, linear probe", "knn_": "recall, kNN"}
+    return {"recalls": recalls(metrics, probes)} if "linear_scored_classes" in metrics else {}
+
+
+def recalls(metrics: dict[str, Any], titles: dict[str, str]) -> dict[str, Any]:
+    """A row a class: its recall with the interval over units, by each model; titles: start of its keys -> column."""
     import pandas as pd
 
-    metrics, start = files.read_json(where / "metrics.json"), "linear_recall_"
-    classes = [name.removeprefix(start) for name in metrics if name.startswith(start)]
-    recalls = {
-        "class": classes,
-        "recall, linear probe": [metrics[f"{start}{name}"] for name in classes],
-        "recall, kNN": [metrics.get(f"knn_recall_{name}") for name in classes],
-    }
-    return {**of_scored(where), "recalls": first_rows(pd.DataFrame(recalls))}
+    start = next(iter(titles))
+    classes = metrics[f"{start}scored_classes"]
+    columns = {title: [share(metrics, f"{key}recall_{name}") for name in classes] for key, title in titles.items()}
+    units = [metrics[f"{start}recall_{name}_units"] for name in classes]
+    weigh = [f"{metrics[f'{start}recall_{name}_effective_units']:.1f}" for name in classes]
+    return first_rows(pd.DataFrame({"class": classes, **columns, "units": units, "weighing as": weigh}), len(classes))
 
 
 def of_cluster(where: Path) -> dict[str, Any]:
@@ -263,7 +270,7 @@ def of_train_segmenter(where: Path) -> dict[str, Any]:
         "count_error": "count error, share of the true cells",
     }  # fmt: skip
     rows = [
-        {"score": title, "before": metrics[f"{name}_before"], "after": metrics[f"{name}_after"]}
+        {"score": title, **{when: share(metrics, f"{name}_{when}") for when in ("before", "after")}}
         for name, title in titles.items()
     ]
     held_out = scores.loc[scores["held_out"]]
@@ -322,7 +329,7 @@ GATHERED: dict[str, Callable[[Path], dict[str, Any]]] = {
     "extract": of_extract,
     "plan": of_plan,
     "embed": of_embed,
-    "finetune": of_scored,
+    "finetune": of_finetune,
     "ablate": of_ablate,
     "cluster": of_cluster,
     "importance": of_importance,
@@ -344,7 +351,9 @@ def difference(found: dict[str, Any], name: str) -> str:
 
 
 def share(found: dict[str, Any], name: str) -> str:
-    """`0.812 (0.700 to 0.900)`, in a table broken before the interval alone."""
+    """`0.812 (0.700 to 0.900)`, in a table broken before the interval alone; a number where there is no interval."""
+    if f"{name}_low" not in found:
+        return f"{found[name]:.3f}"
     value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
     return f"{value:.3f} ({low:.3f}\xa0to\xa0{high:.3f})"
 

@@ -197,7 +197,7 @@ def write_scores(
     """scores.parquet, one row an image; -> the means over held-out images."""
     import pandas as pd
 
-    from cellvision.evidence import overlap
+    from cellvision.evidence import labelscores
 
     held_out = table[table["held_out"]]
     scores = [pd.DataFrame(rows, index=held_out.index).add_suffix(f"_{when}") for rows, when in
@@ -207,7 +207,9 @@ def write_scores(
     metrics: dict[str, Any] = {"trained_on": int((~table["held_out"]).sum()), "units": int(table["unit"].nunique())}
     for when, rows in (("before", before), ("after", after)):
         if rows:
-            metrics |= {f"{key}_{when}": value for key, value in overlap.summarise(rows).items()}
+            scored = pd.DataFrame(rows).assign(unit=held_out["unit"].to_numpy())
+            for name, value in labelscores.summary(scored).items():
+                metrics[re.sub(r"(_low|_high)?$", rf"_{when}\1", name, count=1)] = value
     return metrics
 
 
@@ -217,8 +219,11 @@ def report_to_person(out: Path) -> None:
     if "ap_50_after" not in metrics:
         say("train_segmenter: nothing was held out, so there is no score")
         return
-    count, before, after = metrics["images_after"], metrics["ap_50_before"], metrics["ap_50_after"]
-    say(f"train_segmenter: AP at IoU 0.5 on {count} held-out images {before:.3f} before, {after:.3f} after")
+    before, after, low, high = (metrics[f"ap_50_{name}"] for name in ("before", "after", "after_low", "after_high"))
+    say(
+        f"train_segmenter: AP at IoU 0.5 on {metrics['images_after']} held-out images {before:.3f} before, "
+        f"{after:.3f} ({low:.3f} to {high:.3f}) after, {metrics['units_after']} units"
+    )
     if after < before:
         say("train_segmenter: it has become worse; keep the old weights, or correct more masks")
 

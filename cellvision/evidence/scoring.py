@@ -60,18 +60,23 @@ def scored_rows(problem: Supervised, items: pd.DataFrame, sources: pd.DataFrame)
 
 
 def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
-    """Flat scores: balanced accuracy and accuracy at the target's level, agreement of items with a source's label."""
+    """Flat scores: balanced accuracy and accuracy at the target's level, agreement of items with a source's label.
+
+    Every row counts once, so that a unit weighs as many as it has; `largest_unit_share` says how many that is at most.
+    """
     import pandas as pd
 
     hit = (scored["truth"] == scored["predicted"]).to_numpy()
     unit, truth = scored["unit"].to_numpy(str), scored["truth"].to_numpy(str)
-    scores: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(set(truth))}
+    classes = sorted(set(truth))
+    scores: dict[str, Any] = {"level": target.level, "scored": len(scored), "classes": len(classes)}
     scores |= intervals.balanced_accuracy(unit, truth, hit).flat("balanced_accuracy")
     scores["macro_f1"] = metrics.macro_f1(truth, scored["predicted"].to_numpy(str))
-    scores["chance"] = 1 / max(1, len(set(truth)))
-    scores |= {
-        f"recall_{name}": value for name, value in metrics.recalls(truth, scored["predicted"].to_numpy(str)).items()
-    }
+    scores["chance"] = 1 / max(1, len(classes))
+    scores["largest_unit_share"] = float(np.unique(unit, return_counts=True)[1].max() / len(unit)) if len(unit) else 0.0
+    scores["scored_classes"] = classes
+    for name, recall in intervals.recalls(unit, truth, hit).items():
+        scores |= recall.flat(f"recall_{name}")
     if target.ordered:
         scores |= absolute_error(scored).flat("mean_absolute_error")
     by_unit = pd.Series(hit).groupby(unit).mean()
@@ -99,6 +104,12 @@ def units_told(scores: dict[str, Any], name: str) -> str:
     units, effective = scores[f"{name}_units"], scores.get(f"{name}_effective_units")
     little = effective is not None and effective < FEW_UNITS
     return f"{units:.0f} units" + (f", one class on {effective:.1f}" if little else "")
+
+
+def weights_told(scores: dict[str, Any], start: str = "") -> str:
+    """How much the largest unit weighs, where rows are counted and units hold several."""
+    level, share = scores[f"{start}level"], scores[f"{start}largest_unit_share"]
+    return f"every {level} counts once: the largest unit has {share:.0%} of them"
 
 
 def inflation_told(scores: dict[str, Any]) -> str:
@@ -130,10 +141,15 @@ def cells_against_annotations(target: Target, items: pd.DataFrame) -> dict[str, 
     return {"cells_annotated": len(annotated), "purity": purity, **scored.flat("cell_accuracy")}
 
 
-def against(name: str, scored: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float | int]:
-    """A baseline's balanced accuracy, and how far the scored rows are above it, paired over units."""
-    value = metrics.balanced_accuracy(baseline["truth"].to_numpy(str), baseline["predicted"].to_numpy(str))
-    return {f"baseline_{name}": value, **compare(scored, baseline).flat(f"above_{name}")}
+def beside(scored: pd.DataFrame, plain: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Plain models by name -> their balanced accuracies, and how far the scored rows are above them, paired."""
+    out: dict[str, Any] = {"plain_models": sorted(plain)}
+    for name in sorted(plain):
+        rows = plain[name]
+        hit = (rows["truth"] == rows["predicted"]).to_numpy()
+        score = intervals.balanced_accuracy(rows["unit"].to_numpy(str), rows["truth"].to_numpy(str), hit)
+        out |= score.flat(f"baseline_{name}") | compare(scored, rows).flat(f"above_{name}")
+    return out
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> intervals.Interval:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Branch, State
 from cellvision.core.rng import generator
-from cellvision.evidence import metrics
+from cellvision.evidence import intervals, metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +28,7 @@ class Probe:
         table = branch.items.table
         self.group = table["group"].to_numpy(str)
         self.source = table["source_id"].to_numpy(str)
+        self.unit = table["unit"].fillna(table["source_id"]).to_numpy(str)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         from cellvision.models import encoders
@@ -38,7 +39,8 @@ class Probe:
         if len(self.test) and len(np.unique(self.group)) > 1:
             others = encoders.embed(encoder, self.branch, self.state, self.test)
             guess = metrics.knn_predict(features, self.group[self.train], others)
-            measures["knn"] = metrics.balanced_accuracy(self.group[self.test], guess)
+            truth = self.group[self.test]
+            measures |= intervals.balanced_accuracy(self.unit[self.test], truth, guess == truth).flat("knn")
         half = np.arange(len(self.train)) % 2 == 0
         source = self.source[self.train]
         if len(np.unique(source[half])) > 1 and half.sum() < len(half):

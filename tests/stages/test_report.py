@@ -55,12 +55,12 @@ STAGES: dict[str, tuple[Callable[[Request, Path], Path], dict[str, Any], tuple[s
     # stage: its run, numbers that must stand on the page as in metrics.json, words, pictures at least
     "cluster": (of_cluster, {"clusters": "{} clusters of", "stability_ari": "{:.3f} on average"},
                 ("clusters.csv: the first 10 of 120", "Markers", "clusters are no finding"), 3),
-    "importance": (of_importance, {"balanced_accuracy": "accuracy {:.3f}"},
+    "importance": (of_importance, {"balanced_accuracy": "accuracy {:.3f} ("},
                    ("importance, nats", "rows assumed independent", "f0"), 1),
-    "embed": (of_embed, {"linear_balanced_accuracy": "{:.3f} (", "baseline_colour": "<td>{:.3f}</td>"},
+    "embed": (of_embed, {"linear_balanced_accuracy": "{:.3f} (", "baseline_colour": "<td>{:.3f} ("},
               ("units", "recall, linear probe", "95 % over units"), 1),
     "extract": (of_extract, {"cells": "{} cells of 60 time points"}, ("Files", "MB", "distance"), 1),
-    "train_segmenter": (of_train_segmenter, {"ap_50_after": "{:.3f} after", "ap_50_before": "{:.3f} before"},
+    "train_segmenter": (of_train_segmenter, {"ap_50_after": "{:.3f} (", "ap_50_before": "{:.3f} ("},
                         ("held-out image", "count error", "scores.parquet"), 1),
 }  # fmt: skip
 
