@@ -7,6 +7,7 @@ intensities, the raw images. Cells that --drop left out of the table are left ou
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,11 +20,10 @@ from numpy.typing import NDArray
 from cellvision.cells import cellprofiler
 from cellvision.cells.modes import MODES
 from cellvision.cells.pixels import ReadConfig, grey_repeated, read_as
-from cellvision.core import files
+from cellvision.core import files, rundir
 from cellvision.core.config import Only, StageConfig, build, option
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.progress import say, track
-from cellvision.core.rundir import content_of
 from cellvision.core.yamlfiles import read_yaml
 from cellvision.executors import local
 from cellvision.io import geojson, labelmaps
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 POSITIONAL = "run"
 RECORD = "export.json"
+IMAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 LONGEST = 200  # bytes of a file's name, from which on the image_id is used instead
 OUTSIDE = (
     "item_id",
@@ -103,8 +104,18 @@ class Job:
 def run(cfg: Config, out: Path) -> Path:
     """Write one kind of export into `out`, image by image."""
     where = segment_run(cfg.run)
-    claim(out, cfg, where)
+    refuse_other(out, cfg, where)
+    with rundir.locked(out):
+        return write(cfg, where, out)
+
+
+def write(cfg: Config, where: Path, out: Path) -> Path:
+    """The export, into a folder that nobody else writes to; until it is whole its record says so."""
+    refuse_other(out, cfg, where)
+    rundir.remove_temporaries(out)
+    record = {"to": cfg.to, "content": rundir.content_of(where)}
     jobs, total = plan(cfg, where, out)
+    files.write_json(out / RECORD, record | {"status": "running"})
     workers = local.cores() if cfg.workers is None else cfg.workers
     results = track(local.ordered_map(export_one, jobs, min(workers, total)), "export", total, "images")
     if cfg.to == "cellprofiler":
@@ -112,8 +123,7 @@ def run(cfg: Config, out: Path) -> Path:
     else:
         written = list(results)
         cells, notes = sum(count for count, _ in written), [note for _, note in written if note]
-    record = {"to": cfg.to, "content": content_of(where), "images": total, "cells": cells}
-    files.write_json(out / RECORD, record)
+    files.write_json(out / RECORD, record | {"images": total, "cells": cells})
     say(f"export: {cells} items of {total} images as {cfg.to} -> {out}")
     for note in notes[:3]:
         say(f"export: {note}")
@@ -127,25 +137,30 @@ def run(cfg: Config, out: Path) -> Path:
 
 def segment_run(path: Path) -> Path:
     """The segment run that `path` is or holds, which must have label maps."""
-    if not (path / "run.json").is_file():
+    if not rundir.is_run(path):
         raise ConfigError(f"{path} is no run directory (it has no run.json)")
+    rundir.refuse_links(path)
     inside = [path, *(folder.parent for folder in sorted(path.glob("runs/*/run.json")))]
-    segment_runs = [folder for folder in inside if files.read_json(folder / "run.json")["stage"] == "segment"]
+    segment_runs = [folder for folder in inside if rundir.is_run(folder, "segment")]
     if not segment_runs:
         raise ConfigError(f"{path} holds no segmented cells; give the segment run whose --out you chose")
-    content_of(segment_runs[0])
+    rundir.content_of(segment_runs[0])
     if not (segment_runs[0] / "masks").is_dir():
         raise ConfigError(f"{segment_runs[0]} was made from ready crops and has no label maps to export")
     return segment_runs[0]
 
 
-def claim(out: Path, cfg: Config, where: Path) -> None:
-    """A new or empty folder, or one with the same export; anything else is refused."""
+def refuse_other(out: Path, cfg: Config, where: Path) -> None:
+    """ConfigError unless `out` is new or empty, or holds the same export, whole or not."""
     record = files.read_json(out / RECORD) if (out / RECORD).is_file() else {}
-    same = record.get("to") == cfg.to and record.get("content") == content_of(where)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not same:
+    same = isinstance(record, dict) and (record.get("to"), record.get("content")) == (cfg.to, rundir.content_of(where))
+    files.refuse_special(out)
+    if (
+        out.exists()
+        and (not out.is_dir() or not all(rundir.is_own(entry.name) for entry in out.iterdir()))
+        and not same
+    ):
         raise ConfigError(f"{out} is not empty and holds no {cfg.to} export of this run; give a new or empty --out")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
@@ -153,6 +168,8 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
 
     images = files.read_parquet(where / "images.parquet").sort_values("path")
     images = images[images["status"] == "ok"]
+    if strange := next((key for key in images["image_id"] if not IMAGE_ID.fullmatch(str(key))), None):
+        raise UnsafeInput(f"{where / 'images.parquet'} has an image_id that is no name of a file: {strange!r}")
     cells = with_classes(cfg, where, files.read_parquet(where / "cells.parquet"))
     options = read_yaml(where / "config.yaml")
     read = build(ReadConfig, options.get("read") or {})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cellvision.cells import modes
-from cellvision.core import files
+from cellvision.core import files, rundir
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import duration, say
@@ -56,7 +56,7 @@ class Config(StageConfig):
 @command
 def run(cfg: Config, out: Path | None = None) -> Path:
     """Write the page about a finished (or half finished) run."""
-    if not (cfg.run / "run.json").is_file():
+    if not rundir.is_run(cfg.run):
         raise ConfigError(f"{cfg.run} is no run directory (it has no run.json)")
     out = cfg.run if out is None else out
     page = out / "report.html" if out.is_dir() else out
@@ -65,7 +65,20 @@ def run(cfg: Config, out: Path | None = None) -> Path:
 
 
 def write(folder: Path, path: Path) -> None:
-    """Render the run in `folder` and its children."""
+    """The page about the run in `folder` and its children. ConfigError for a run that lacks what its stage leaves."""
+    import jinja2
+
+    files.refuse_special(path)
+    try:
+        page = rendered(folder)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, jinja2.TemplateError) as error:
+        what = f"{type(error).__name__}: {files.one_line(error)}"
+        raise ConfigError(f"{folder} does not hold what its stages leave ({what}); repeat its command") from None
+    files.write_text(path, page)
+    say(f"report: {path}")
+
+
+def rendered(folder: Path) -> str:
     import jinja2
 
     runs = list(runs_below(folder))
@@ -81,9 +94,8 @@ def write(folder: Path, path: Path) -> None:
         "inflation": scoring.inflation_told,
         "weights": scoring.weights_told,
     }
-    page = environment.from_string(TEMPLATE.read_text("utf-8"))
-    files.write_text(path, page.render(top=runs[0], runs=runs, limits=limits))
-    say(f"report: {path}")
+    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    return template.render(top=runs[0], runs=runs, limits=limits)
 
 
 def runs_below(folder: Path) -> Iterator[Run]:
@@ -103,7 +115,8 @@ def place_of(stage: str) -> int:
 
 def load(where: Path) -> Run:
     """Everything the page says about one run."""
-    record = files.read_json(where / "run.json")
+    rundir.verify(where)
+    record = rundir.read_record(where)
     metrics = files.read_json(where / "metrics.json") if (where / "metrics.json").exists() else {}
     entry = {
         "record": record,

@@ -91,9 +91,9 @@ def run(cfg: Config, out: Path) -> None:
             nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
             after = score(cfg, table[table["held_out"]], weights)
             save(curves(pd.DataFrame(history)), out / "curves.png")
-            claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
             loop.forget(out / "checkpoints")
             loop.forget(out / "pack")
+            claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
         report_to_person(out)
 
 

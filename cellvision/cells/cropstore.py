@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
-from cellvision.core.errors import NoUsableInput
+from cellvision.core.errors import ConfigError, NoUsableInput
 
 if TYPE_CHECKING:
     pass
@@ -35,6 +35,17 @@ def pack_crops(parts: Iterable[NDArray[np.uint8]], folder: Path, total: int, sha
                 rows -= len(taken)
 
 
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """A shard as a plain array, since indexing a np.memmap object is slow. ConfigError for what is none."""
+    try:
+        shard = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ConfigError(f"{path} is damaged ({files.one_line(error)}); segment again") from None
+    if shard.ndim != 4 or shard.dtype != np.uint8:
+        raise ConfigError(f"{path} holds no crops, but {shard.dtype} of shape {shard.shape}")
+    return shard
+
+
 class Crops:
     """Random reads from the shards of one segment run; opened lazily, so that it travels to worker processes."""
 
@@ -48,8 +59,7 @@ class Crops:
     @property
     def shards(self) -> list[NDArray[np.uint8]]:
         if self._shards is None:
-            paths = sorted(self.folder.glob("*.npy"))  # as plain arrays: indexing a np.memmap object is slow
-            self._shards = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths]
+            self._shards = [_mapped(path) for path in sorted(self.folder.glob("*.npy"))]
         return self._shards
 
     def __len__(self) -> int:
@@ -67,6 +77,8 @@ class Crops:
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.shape), np.uint8)
         shards = self.shards
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise ConfigError(f"the table names crop {rows.max()}, but {self.folder} holds {len(self)}")
         for position, row in enumerate(rows.tolist()):
             out[position] = shards[row // SHARD_ROWS][row % SHARD_ROWS]
         return out

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,11 @@ def write_json(path: Path, payload: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+    """ConfigError for what is no JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({f'{error}':.80}); make it again") from None
 
 
 def plain(value: Any) -> Any:
@@ -135,9 +139,15 @@ def read_parquet(path: Path) -> Any:
     drop while the interpreter shuts down: the process then ends with SIGABRT after all its work was done.
     """
     import pandas as pd
+    import pyarrow as pa
     from pyarrow.fs import LocalFileSystem
 
-    return pd.read_parquet(path, filesystem=LocalFileSystem())  # noqa: TID251 - its one place
+    try:
+        return pd.read_parquet(path, filesystem=LocalFileSystem())  # noqa: TID251 - its one place
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"{path} is a damaged Parquet file ({one_line(error)}); make it again") from None
 
 
 def write_csv(path: Path, table: Any) -> None:
@@ -165,7 +175,12 @@ def read_csv(path: Path, text: tuple[str, ...] | None = None) -> Any:
     """A pandas table that `write_csv` wrote. Columns of `text` come as they were given, an empty cell as empty text."""
     import pandas as pd
 
-    table = pd.read_csv(path, dtype=dict.fromkeys(text or (), str), keep_default_na=text is None)
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(text or (), str), keep_default_na=text is None)
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({one_line(error)}); make it again") from None
+    if missing := [name for name in text or () if name not in table]:
+        raise ConfigError(f"{path} lacks the columns {', '.join(missing)}; make it again")
     return table.assign(**{name: [alive(value) for value in table[name]] for name in text or ()})
 
 
@@ -187,10 +202,36 @@ def sha256_file(path: Path) -> str:
 
 def hash_tree(folder: Path, skip: frozenset[str] = frozenset()) -> str:
     """One hash over the relative names and contents of all files below `folder`, except names in `skip`."""
+    return hash_of(hashes_below(folder, skip))
+
+
+def hashes_below(folder: Path, skip: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Relative name -> hash of the content of every file below `folder`, except hidden ones and names in `skip`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    names = ((path.relative_to(folder).as_posix(), path) for path in paths)
+    return {name: known_hash(path) for name, path in names if not ({name, name.partition("/")[0]} & skip)}
+
+
+def hash_of(hashes: Mapping[str, str]) -> str:
+    """One hash over names and the hashes of their contents, in the order given."""
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        name = path.relative_to(folder).as_posix()
-        if name.split("/", 1)[0] in skip or name in skip:
-            continue
-        total.update(f"{name}\0{sha256_file(path)}\n".encode("utf-8", "surrogateescape"))
+    for name, sha256 in hashes.items():
+        total.update(f"{name}\0{sha256}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()[:32]
+
+
+def known_hash(path: Path) -> str:
+    """`sha256_file`, kept for as long as size, time and place of the file stay what they were."""
+    status = path.stat()
+    sign = (status.st_mtime_ns, status.st_size, status.st_ino)
+    if _HASHED.get(path, ((), ""))[0] != sign:
+        _HASHED[path] = (sign, sha256_file(path))
+    return _HASHED[path][1]
+
+
+_HASHED: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+
+def one_line(error: Any) -> str:
+    """What a library says, as part of a message."""
+    return f"{' '.join(str(error).split()):.160}"

@@ -1,17 +1,20 @@
 """Run directories: claimed by one process, resumed, reused when finished, refused when made by another config.
 
 `run.json` says what the directory is made of. The fingerprint hashes stage, revision, the config without runtime
-keys, and the content of the inputs; the content hash covers every file the stage wrote.
+keys, and the content of the inputs; the content hash covers every file the stage wrote, each of which contents.json
+names with its own hash: both are verified before a finished run is reused or read. A run holds files and folders alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,11 +22,14 @@ from typing import Any, TextIO
 from cellvision import __version__
 from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, result_keys, to_yaml
-from cellvision.core.errors import ConfigError
+from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.core.progress import say
 
 SCHEMA = 1
+LOCK = ".lock"
 CLAIM = ("run.json", "config.yaml")  # what a claim writes
-BOOKKEEPING = frozenset({"run.json", "log.jsonl", "config.yaml", "runs", "report.html"})
+CONTENTS = "contents.json"  # relative name -> SHA-256 of every file that counts
+BOOKKEEPING = frozenset({"run.json", "log.jsonl", "config.yaml", "runs", "report.html", CONTENTS})
 LIBRARIES = ("torch", "timm", "lightly", "cellpose", "albumentations", "numpy", "scikit-learn", "pandas")
 
 
@@ -45,7 +51,7 @@ class RunDir:
         lock = _lock(out)
         record = read_record(out)
         expected = fingerprint(what)
-        if record and record["fingerprint"] != expected:
+        if record and record.get("fingerprint") != expected:
             lock.close()
             raise ConfigError(
                 f"{out} was made by another configuration ({'; '.join(_differences(record, what))}); "
@@ -55,8 +61,11 @@ class RunDir:
             lock.close()
             raise ConfigError(f"{out} is not empty and is no run directory; give a new or empty --out")
         done = bool(record) and record["status"] == "done"
+        if done and (fault := fault_of(out, record)):
+            say(f"{stage}: {out} was finished, but {fault}; it is made again")
+            done = False
         if not done:
-            _remove_temporaries(out)
+            remove_temporaries(out)
             record = {
                 "schema": SCHEMA, **what, "status": "running", "fingerprint": expected, "command": sys.argv[:],
                 "seed": cfg.seed, "versions": _versions(), "git": _git(), "started": record.get("started", _now()),
@@ -99,13 +108,20 @@ class RunDir:
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the flat metrics, hash what was made, and only then say done."""
         files.write_json(self.path / "metrics.json", dict(metrics))
-        self.record |= {"content": files.hash_tree(self.path, BOOKKEEPING), "finished": _now(), "status": "done"}
+        self.record |= {"content": seal(self.path), "finished": _now(), "status": "done"}
         files.write_json(self.path / "run.json", self.record)
         self.done = True
 
 
+def seal(path: Path) -> str:
+    """Write the list of what lies in a run now; -> its content hash."""
+    hashes = files.hashes_below(path, BOOKKEEPING)
+    files.write_json(path / CONTENTS, hashes)
+    return files.hash_of(hashes)
+
+
 def content_of(path: Path) -> str:
-    """The content hash of a finished run, or of any file; ConfigError when the run is unfinished or missing."""
+    """The content hash of a finished run, verified, or of any file; ConfigError for an unfinished or damaged run."""
     if path.is_file():
         return files.sha256_file(path)[:32]
     if not path.exists():
@@ -115,7 +131,52 @@ def content_of(path: Path) -> str:
         raise ConfigError(f"{path} is no run directory (it has no run.json)")
     if record["status"] != "done":
         raise ConfigError(f"the run in {path} is {record['status']}; repeat its command to finish it")
+    verify(path)
     return str(record["content"])
+
+
+def verify(path: Path) -> None:
+    """ConfigError where a finished run is not as it was finished, UnsafeInput for one that points outside of itself."""
+    record = read_record(path)
+    refuse_links(path)
+    if record.get("status") == "done" and (fault := fault_of(path, record)):
+        raise ConfigError(f"the run in {path} cannot be relied on: {fault}; repeat its command to make it again")
+
+
+def refuse_links(path: Path) -> None:
+    """UnsafeInput for a link, pipe or device in a run, which holds files and folders alone; of runs/ only the names."""
+    for folder, folders, names in os.walk(path):
+        for name in (*folders, *names):
+            place = Path(folder, name)
+            with contextlib.suppress(FileNotFoundError):  # a temporary that is gone by now
+                mode = place.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise UnsafeInput(
+                        f"{place} is a link, pipe or device; a run holds files of its own: copy them there"
+                    )
+        if Path(folder) == path / "runs":
+            folders.clear()
+
+
+def fault_of(path: Path, record: Mapping[str, Any]) -> str:
+    """Which file of a finished run is gone or has changed; empty where none has."""
+    if not (path / CONTENTS).is_file():  # written by an older version, which kept no list
+        return "" if files.hash_tree(path, BOOKKEEPING) == record["content"] else "its files have changed"
+    hashes = files.read_json(path / CONTENTS)
+    if not isinstance(hashes, dict) or files.hash_of(dict(sorted(hashes.items(), key=_as_listed))) != record["content"]:
+        return f"{CONTENTS} is not the list it was finished with"
+    for name, sha256 in hashes.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UnsafeInput(f"{path / CONTENTS} names a file outside of the run: {name}")
+        if not (path / name).is_file():
+            return f"{name} is gone"
+        if files.known_hash(path / name) != sha256:
+            return f"{name} has changed"
+    return ""
+
+
+def _as_listed(entry: tuple[str, str]) -> Path:
+    return Path(entry[0])
 
 
 def is_run(path: Path, stage: str | None = None) -> bool:
@@ -130,13 +191,19 @@ def read_record(out: Path) -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = files.read_json(path)
-    except ValueError:
-        raise ConfigError(f"{path} is damaged; delete the folder {out} and run again") from None
+    except ConfigError:
+        record = {}
+    if not isinstance(record, dict) or not record:
+        raise ConfigError(f"{path} is damaged; delete the folder {out} and run again")
     if record.get("schema") != SCHEMA:
-        writer = record.get("versions", {}).get("cellvision", "unknown")
+        versions = record.get("versions")
+        writer = versions.get("cellvision", "unknown") if isinstance(versions, dict) else "unknown"
         raise ConfigError(
             f"{out} has run schema {record.get('schema')} (cellvision {writer}); this is {__version__}, schema {SCHEMA}"
         )
+    must = ("stage", "status", *(("content",) if record.get("status") == "done" else ()))
+    if missing := [key for key in must if not isinstance(record.get(key), str)]:
+        raise ConfigError(f"{path} does not say its {', '.join(missing)}; delete the folder {out} and run again")
     return record
 
 
@@ -155,7 +222,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _remove_temporaries(out: Path) -> None:
+def remove_temporaries(out: Path) -> None:
     """What a killed process was writing; children in runs/ have their own lock and tidy up themselves."""
     for folder, folders, names in os.walk(out):
         if Path(folder) == out and "runs" in folders:
@@ -170,13 +237,15 @@ def _lock(out: Path) -> TextIO:
     files.refuse_special(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("a+", encoding="utf-8")
+        handle = (out / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         if error.errno in files.FULL:
             raise
         raise ConfigError(f"{out} cannot be written ({error.strerror}); give another --out") from None
     try:
         _lock_file(handle)
+        if os.fstat(handle.fileno()).st_ino != (out / LOCK).stat().st_ino:  # who held it has removed it meanwhile
+            raise BlockingIOError
     except OSError:
         handle.seek(0)
         holder = handle.read().strip() or "unknown"
@@ -188,6 +257,23 @@ def _lock(out: Path) -> TextIO:
     handle.flush()
     _HELD.add(handle)
     return handle
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """A folder that is no run, for one process alone; the lock goes with it. ConfigError where another one has it."""
+    lock = _lock(out)
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        _HELD.discard(lock)
+        lock.close()
+
+
+def is_own(name: str) -> bool:
+    """Whether a file is a lock, or what a killed process was writing."""
+    return name == LOCK or files.is_temporary(name)
 
 
 def _let_go() -> None:

@@ -50,6 +50,7 @@ class Run:
             inside = sorted(record.parent.name for record in self.path.glob("*/run.json"))
             hint = f"; runs in it: {', '.join(inside)}" if inside else "; give the --out of a stage"
             raise ConfigError(f"no run at {self.path}{hint}")
+        rundir.verify(self.path)
 
     @property
     def record(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cellvision.core import files, signals
-from cellvision.core.errors import CellvisionError
+from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.executors import local
@@ -195,7 +195,7 @@ class _Trainer:
             try:
                 record = files.read_json(path)
                 sound = weights.is_file() and files.sha256_file(weights) == record["sha256"]
-            except (ValueError, KeyError):
+            except (ConfigError, KeyError, TypeError):
                 sound = False
             if sound:
                 return self._restore(tensorfiles.read(weights)[0], record)

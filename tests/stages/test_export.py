@@ -18,7 +18,7 @@ from PIL import Image
 from cellvision import export
 from cellvision.branches.tabular.branch import TabularBranch
 from cellvision.commandline import cli
-from cellvision.core import files
+from cellvision.core import files, rundir
 from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.evidence import labelscores
 from cellvision.io import geojson, labelmaps
@@ -62,8 +62,14 @@ def make_run(folder: Path) -> Path:
     files.write_parquet(out / "cells.parquet", pd.DataFrame(cells))
     files.write_json(out / "geometry.json", {"size": 32, "scale": 1.0, "context": 0.1, "channels": 3})
     files.write_text(out / "config.yaml", f"raw: {raw}\nread:\n  frames: auto\n  channels: null\n")
-    files.write_json(out / "run.json", {"schema": 1, "stage": "segment", "status": "done", "content": "c0ffee"})
-    return out
+    return sealed(out)
+
+
+def sealed(run: Path, **facts: str) -> Path:
+    """With the record of a run that ended with the files that lie there now."""
+    record = {"schema": 1, "stage": "segment", "status": "done", "content": rundir.seal(run)}
+    files.write_json(run / "run.json", record | facts)
+    return run
 
 
 @pytest.fixture
@@ -208,6 +214,7 @@ def test_workers_change_no_byte(made: Path) -> None:
 def test_an_image_without_cells_is_exported_as_such(made: Path) -> None:
     table = pd.read_parquet(made / "cells.parquet")
     files.write_parquet(made / "cells.parquet", table[table["path"] != "a/one.png"])
+    sealed(made)
     assert json.loads((told(made, "geojson") / "a" / "one.geojson").read_text())["features"] == []
     assert not labelmaps.read(told(made, "labels") / "a" / "one.tif").any()
     images = pd.read_csv(told(made, "cellprofiler") / "Image.csv").set_index("Metadata_path")
@@ -233,6 +240,7 @@ def test_what_a_person_can_mend_is_one_line(made: Path) -> None:
     with pytest.raises(ConfigError, match="knows none of these cells"):
         told(made, "cellprofiler", predictions=made)
     shutil.rmtree(made / "masks")
+    sealed(made)
     with pytest.raises(ConfigError, match="ready crops"):
         told(made, "labels")
     files.write_json(made / "run.json", files.read_json(made / "run.json") | {"status": "broken"})
@@ -244,7 +252,8 @@ def test_an_export_is_replaced_only_by_its_own_kind(made: Path) -> None:
     out = told(made, "labels")
     with pytest.raises(ConfigError, match="holds no geojson export of this run"):
         export.run(export.Config(run=made, to="geojson", workers=0), out)
-    files.write_json(made / "run.json", files.read_json(made / "run.json") | {"content": "other"})
+    files.write_text(made / "another.txt", "")
+    sealed(made)
     with pytest.raises(ConfigError, match="holds no labels export of this run"):
         told(made, "labels")
 
@@ -252,6 +261,7 @@ def test_an_export_is_replaced_only_by_its_own_kind(made: Path) -> None:
 def test_a_run_that_names_files_elsewhere_is_unsafe(made: Path) -> None:
     table = pd.read_parquet(made / "images.parquet")
     files.write_parquet(made / "images.parquet", table.assign(path=table["path"].str.replace("a/one", "../../one")))
+    sealed(made)
     with pytest.raises(UnsafeInput, match="names files outside"):
         told(made, "labels")
 
@@ -259,7 +269,7 @@ def test_a_run_that_names_files_elsewhere_is_unsafe(made: Path) -> None:
 def test_the_segment_run_inside_another_is_found(made: Path, tmp_path: Path) -> None:
     whole = tmp_path / "predicted"
     shutil.copytree(made, whole / "runs" / "segment")
-    files.write_json(whole / "run.json", {"schema": 1, "stage": "predict", "status": "done", "content": "d"})
+    sealed(whole, stage="predict")
     ids = pd.read_parquet(made / "cells.parquet")["item_id"]
     files.write_parquet(whole / "predictions.parquet", pd.DataFrame({"item_id": ids, "predicted": "round"}))
     export.run(export.Config(run=whole, to="geojson", workers=0), tmp_path / "out")

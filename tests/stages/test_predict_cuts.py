@@ -62,6 +62,12 @@ def test_a_bundle_made_before_still_cuts_and_says_what_it_cannot_know(
 
 def test_ready_crops_were_not_cut(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("segmenter: {name: threshold}\n")
-    record = {"schema": 1, "stage": "segment", "inputs": {"crops": "a"}, "config": {"segmenter": {}}}
+    record = {
+        "schema": 1,
+        "stage": "segment",
+        "status": "running",
+        "inputs": {"crops": "a"},
+        "config": {"segmenter": {}},
+    }
     files.write_json(tmp_path / "run.json", record)
     assert finetune.segmentation_of(tmp_path) is None

@@ -87,6 +87,7 @@ def test_a_run_made_before_its_stage_drew_a_picture_has_a_page(
     folder = make(request, tmp_path)
     for picture in folder.glob("*.png"):
         picture.unlink()
+    files.write_json(folder / "run.json", files.read_json(folder / "run.json") | {"content": rundir.seal(folder)})
     report.run(report.Config(run=folder), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text("utf-8")
     assert "headline" in text
