@@ -9,9 +9,9 @@ import numpy as np
 
 from cellvision import segment
 from cellvision.branches import BRANCHES, Branch
-from cellvision.core import files
+from cellvision.core import config, files
 from cellvision.core.config import Only, StageConfig, build, option
-from cellvision.core.errors import ConfigError
+from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
 from cellvision.io import rawfolder
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
 REVISION = 3
+OWN = ("max_megapixels", "follow_symlinks")  # of reading: what may harm this machine is not for a bundle to decide
+GEOMETRY = {"size", "scale", "context"}
+CUT = {  # what decides which cells there are
+    name for name in segment.Config.model_fields if not config.field_traits(segment.Config, name).get("runtime")
+}
 
 
 class Config(StageConfig):
@@ -30,8 +35,14 @@ class Config(StageConfig):
     model: Path = option(..., "the model/ folder that finetune left with --fold none or one fold", runtime=True)
     raw: Path | None = option(None, "folder of new images", runtime=True)
     items: Path | None = option(None, "a segment run or a table, instead of --raw", runtime=True)
+    weights: Path | None = option(None, "the segmenter's own weights, where training had some", runtime=True)
+    metadata: tuple[Path, ...] = option((), "tables joined to new cells of the rna branch", runtime=True)
+    max_megapixels: float = option(64, "larger images are refused before they are decoded", gt=0, le=10_000)
+    follow_symlinks: bool = option(False, "also read links that leave the raw folder")
     uses: ClassVar[tuple[str, ...]] = ("workers", "threads", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
+        Only(("weights", *OWN), lambda cfg: cfg.items is None, "with --raw"),
+        Only(("metadata",), lambda cfg: cfg.items is not None, "with --items"),
         Only(("strict",), lambda cfg: cfg.items is None, "with --raw"),
         Only(("workers",), lambda cfg: cfg.items is None or not cfg.workers, "with --raw"),
     )
@@ -42,26 +53,25 @@ def run(cfg: Config, out: Path) -> None:
     """Cut new images the way the training images were cut, then classify every cell and every image."""
     import torch
 
-    from cellvision.models import encoders
+    from cellvision.models import classifier, encoders
 
-    bundle = read_bundle(cfg.model)
+    bundle = classifier.read_bundle(cfg.model)
     if (cfg.raw is None) == (cfg.items is None):
         raise ConfigError("give --raw (new images) or --items (a segment run or a table), one of the two")
     if cfg.raw is not None and bundle["segment"] is None:
         raise ConfigError("this bundle was not trained on segmented images; give --items")
     how = cut_like_training(cfg, bundle) if cfg.raw else None
-    reserved = (bundle["target"],)
+    where = cfg.items or out / "runs" / "segment"
     if how:
         content = rawfolder.fingerprint_of(segment.scan_images(how))
     else:
-        content = BRANCHES.build(bundle["branch"], path=cfg.items, reserved=reserved).items.content
+        content = open_branch(cfg, bundle, where).items.content
     inputs = {"data": content, "model": files.hash_tree(cfg.model)}
     with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
-            where = cfg.items or out / "runs" / "segment"
             if how:
                 segment.run(how, where)
-            branch = BRANCHES.build(bundle["branch"], path=where, reserved=reserved)
+            branch = open_branch(cfg, bundle, where)
             trained = encoders.load(cfg.model, branch)
             notes = [*trained.notes, *(notes_on_cut(bundle, where) if how else [])]
             claimed.note(threads=torch.get_num_threads(), notes=notes)
@@ -72,19 +82,47 @@ def run(cfg: Config, out: Path) -> None:
     say(f"predict: {metrics['items']} items of {metrics['sources']} sources -> {out / 'predictions.parquet'}")
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    if not (folder / "bundle.json").is_file():
-        raise ConfigError(f"no bundle in {folder}; finetune leaves one in OUT/model with --fold none or one fold")
-    return dict(files.read_json(folder / "bundle.json"))
-
-
 def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
-    """Segment options of the training run, with its crop size and scale."""
-    geometry = files.read_json(cfg.model / "encoder.json")["schema"]["geometry"]
-    options = bundle["segment"] | {name: geometry[name] for name in ("size", "scale", "context")}
+    """Segment options of the training run, with its crop size and scale.
+
+    Of the bundle only what decides which cells there are: paths, limits and links are for who predicts to decide.
+    """
+    from cellvision.models import encoders
+
+    given = bundle["segment"]
+    if strange := sorted({*given} - CUT):
+        raise UnsafeInput(f"the bundle in {cfg.model} sets {', '.join(strange)[:200]}, which is not for it to decide")
+    geometry = encoders.read_facts(cfg.model)["schema"].get("geometry")
+    if not isinstance(geometry, dict) or GEOMETRY - {*geometry}:
+        raise ConfigError(f"{cfg.model / 'encoder.json'} does not say how crops were cut; give --items")
+    read = given.get("read")
+    read = {key: value for key, value in read.items() if key not in OWN} if isinstance(read, dict) else {}
+    options = {**given, **{name: geometry[name] for name in GEOMETRY}, "segmenter": segmenter_of(cfg, given)}
+    options["read"] = read | {key: getattr(cfg, key) for key in OWN}
     options.pop("max_size", None)  # the size itself is known
     options |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
     return build(segment.Config, options)
+
+
+def segmenter_of(cfg: Config, given: dict[str, Any]) -> Any:
+    """The segmenter of training, with official weights by name or with those of `--weights`: a bundle opens no file."""
+    from cellvision.segmenters.cellpose import OFFICIAL
+
+    segmenter = given.get("segmenter", {})
+    weights = segmenter.get("weights") if isinstance(segmenter, dict) else None
+    if weights is None or (weights in OFFICIAL and cfg.weights is None):
+        return segmenter
+    if cfg.weights is None:
+        raise ConfigError(
+            f"training cut its images with weights of its own ({weights!r:.200}); give them with --weights"
+        )
+    return segmenter | {"weights": str(cfg.weights)}
+
+
+def open_branch(cfg: Config, bundle: dict[str, Any], path: Path) -> Branch:
+    """The items at `path` as training read its own; tables that are joined to them are given here."""
+    options = bundle["branch"] | ({"metadata": cfg.metadata} if cfg.metadata or "metadata" in bundle["branch"] else {})
+    return BRANCHES.build(options, path=path, reserved=(bundle["target"],))
 
 
 def notes_on_cut(bundle: dict[str, Any], cut: Path) -> list[str]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+LARGEST = 16_384  # width or number of layers
+DIGITS = 9
+
 
 @dataclass(frozen=True)
 class EncoderName:
@@ -25,10 +28,10 @@ class EncoderName:
         return self.name.partition(":")[0] if ":" in self.name else self.name.partition("-")[0]
 
     def sizes(self, between: str = "-") -> tuple[int, ...]:
-        """The numbers behind the kind; none where anything else stands there, or a nought."""
+        """The numbers behind the kind; none where anything else stands there, a nought, or what nobody could build."""
         texts = self.name.partition("-")[2].split(between)
-        numbers = tuple(int(text) for text in texts if text.isdecimal())
-        return numbers if len(numbers) == len(texts) and all(numbers) else ()
+        numbers = tuple(int(text) for text in texts if text.isdecimal() and len(text) <= DIGITS)
+        return numbers if len(numbers) == len(texts) and all(0 < number <= LARGEST for number in numbers) else ()
 
     def parts(self) -> dict[str, str]:
         """Part -> the name of its encoder."""

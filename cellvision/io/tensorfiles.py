@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def _check_length(path: Path) -> None:
             end = max(
                 (int(entry["data_offsets"][1]) for key, entry in header.items() if key != "__metadata__"), default=0
             )
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             raise ConfigError(f"{path} is no sound safetensors file (its header cannot be read)") from None
     if 8 + length + end != size:
         raise ConfigError(f"{path} holds {size - 8 - length - end} bytes more than its header says")
@@ -64,14 +64,29 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> No
     Files converted from old ones lack the counters of batch normalisation, which no network here reads: the module's
     own stay.
     """
+    weights = {**refuse_misfit(module, weights, what), **weights}
+    for key, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ConfigError(f"{what} holds values that are not finite in tensor {key!r}")
+    module.load_state_dict(dict(weights))
+
+
+def refuse_misfit(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """ConfigError names the first tensor, of any shape (...,), that does not fit; -> counters that weights may lack."""
     expected = module.state_dict()
     counters = {key: value for key, value in expected.items() if key.endswith(COUNTER) and key not in weights}
-    weights = {**counters, **weights}
-    for key in sorted({*expected, *weights}):
+    for key in sorted({*expected, *weights} - {*counters}):
         if key not in weights or key not in expected or expected[key].shape != weights[key].shape:
             raise ConfigError(
                 f"{what} does not fit the network: tensor {key!r} is missing, unknown or of another shape"
             )
-        if weights[key].is_floating_point() and not torch.isfinite(weights[key]).all():
-            raise ConfigError(f"{what} holds values that are not finite in tensor {key!r}")
-    module.load_state_dict(dict(weights))
+    return counters
+
+
+def load_built(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: str) -> nn.Module:
+    """A module with these weights (...,) by name. It is built without memory first; ConfigError on misfit."""
+    with torch.device("meta"):
+        refuse_misfit(build(), weights, what)
+    module = build()
+    load_into(module, weights, what)
+    return module

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from cellvision.core import files
+from cellvision.core import files, rundir
+from cellvision.core.errors import ConfigError
 from cellvision.io import tensorfiles
 from cellvision.models import encoders
 from cellvision.models.encoders import Trained
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 HEAD = "head."
 LEAST_STD = 1e-4  # a feature that varies less is not blown up
+MOST_CLASSES, LONGEST = 10_000, 1000  # of a bundle; characters of a class
 
 
 class Head(nn.Module):
@@ -72,8 +75,37 @@ def save(folder: Path, model: Classifier, trained: Trained, facts: dict[str, Any
 
 
 def load_head(folder: Path, strategy: Strategy, num_features: int, classes: int) -> Head:
-    head = Head(strategy.head(num_features, classes), num_features)
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     head_tensors = {key.removeprefix(HEAD): value for key, value in tensors.items() if key.startswith(HEAD)}
-    tensorfiles.load_into(head, head_tensors, str(folder))
+    head = tensorfiles.load_built(
+        lambda: Head(strategy.head(num_features, classes), num_features), head_tensors, str(folder)
+    )
+    assert isinstance(head, Head)
     return head
+
+
+class Bundle(BaseModel):
+    """What bundle.json must say; it may come from a stranger."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    classes: list[Annotated[str, Field(max_length=LONGEST)]] = Field(min_length=1, max_length=MOST_CLASSES)
+    target: str
+    strategy: dict[str, Any]
+    branch: dict[str, Any]
+    segment: dict[str, Any] | None
+
+
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """bundle.json, checked. ConfigError for a folder without one or a damaged one, UnsafeInput for one with links."""
+    if not (folder / "bundle.json").is_file():
+        raise ConfigError(f"no bundle in {folder}; finetune leaves one in OUT/model with --fold none or one fold")
+    rundir.refuse_links(folder)
+    bundle = files.read_json(folder / "bundle.json")
+    try:
+        Bundle.model_validate(bundle)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"{folder / 'bundle.json'} is damaged: {where}: {fault['msg']}") from None
+    return dict(bundle)

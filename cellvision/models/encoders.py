@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 
 from cellvision.branches.image.networks import Normalised
 from cellvision.branches.names import parse
-from cellvision.core import files
-from cellvision.core.errors import ConfigError
+from cellvision.core import files, rundir
+from cellvision.core.errors import ConfigError, UnsafeInput
 from cellvision.io import tensorfiles
 from cellvision.training.device import autocast, device_of
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parents[1] / "weights"
 CHUNK = 256  # items embedded at once
 STATE = "state."  # prefix of the fitted preprocessing among the tensors
+NETWORK = re.compile(r"[A-Za-z0-9][\w.:=+-]{0,300}", re.ASCII)  # no @, which asks for a download, and no path
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class Trained:
 
 
 def content_hash(spec: str) -> str:
-    """The hash of the weights an --encoder text stands for, or the name of a network without any."""
+    """The hash of what an --encoder text stands for, its weights and what is said of them, or a network's name."""
     folder = find(spec)
     if folder:
-        return files.sha256_file(folder / "weights.safetensors")[:32]
+        return files.hash_of(
+            {name: files.known_hash(folder / name) for name in ("encoder.json", "weights.safetensors")}
+        )
     name = parse(spec)
     if not name.source and os.sep in spec and not Path(spec).suffix:
         raise ConfigError(f"no encoder at {spec}; give a pretrain run, an encoder's folder, or the name of a network")
@@ -123,19 +127,37 @@ def save(
 
 def load(folder: Path, branch: Branch) -> Trained:
     """Read what `save` wrote and check it against the branch's items."""
-    facts = files.read_json(folder / "encoder.json")
-    if facts.get("schema_version") != 1:
-        raise ConfigError(
-            f"{folder} was written by another version of cellvision (schema {facts.get('schema_version')})"
-        )
+    facts = read_facts(folder)
     if facts["branch"] != branch.cfg.name:
         raise ConfigError(f"{folder} is an encoder for the branch {facts['branch']!r}, not {branch.cfg.name!r}")
+    try:
+        return _loaded(folder, facts, branch)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of what a stranger says
+        what = f"{type(error).__name__}: {files.one_line(error)}"
+        raise ConfigError(f"{folder} is no encoder of this branch ({what}); train it again") from None
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """encoder.json, which may come from a stranger. ConfigError: damaged. UnsafeInput: a name that is none."""
+    rundir.refuse_links(folder)
+    facts = files.read_json(folder / "encoder.json")
+    version = facts.get("schema_version") if isinstance(facts, dict) else None
+    if version != 1:
+        raise ConfigError(f"{folder} was written by another version of cellvision (schema {version})")
+    kinds = {"network": str, "branch": str, "schema": dict, "seen": list, "origin": str}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]:
+        raise ConfigError(f"{folder / 'encoder.json'} is damaged: it does not say {', '.join(wrong)}")
+    if not NETWORK.fullmatch(facts["network"]):
+        raise UnsafeInput(f"{folder / 'encoder.json'} names the network {facts['network']!r:.80}, which is no name")
+    return dict(facts)
+
+
+def _loaded(folder: Path, facts: dict[str, Any], branch: Branch) -> Trained:
     notes = tuple(branch.align(facts["schema"]))
     tensors = tensorfiles.read(folder / "weights.safetensors")[0]
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
-    module = branch.network(facts["network"], state)
     weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
-    tensorfiles.load_into(module, weights, str(folder))
+    module = tensorfiles.load_built(lambda: branch.network(facts["network"], state), weights, str(folder))
     seen = frozenset(facts["seen"])
     return Trained(module, facts["network"], state, facts["origin"], seen, facts, notes)
 
