@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from sharing import shared
 
-pytest_plugins = ["small_cellpose", "small_counts", "small_tables", "tiny_runs"]  # fixtures of several rooms
+# fixtures of several rooms
+pytest_plugins = ["quick_pictures", "small_cellpose", "small_counts", "small_tables", "tiny_runs"]
 
 TINY: dict[str, Any] = {
     "encoder": "test_resnet",
@@ -30,11 +32,7 @@ TINY_STUDY: dict[str, Any] = {
 }  # fmt: skip
 GENES = 40  # of the simulated cells
 ROWS, FEATURES = 120, 6  # of the table of the one-dimensional branch
-# Worker processes find these loaded: importing them in each took longer than its work.
-WORKERS_IMPORT = [
-    "timm", "torch._dynamo", "albumentations", "sklearn.ensemble", "cellvision.study",
-    "cellvision.segmenters.nano.segmenter",
-]  # fmt: skip
+MANY = 1000  # tests, some of which will want processes
 
 
 def compiled(library: str) -> bool:
@@ -58,7 +56,6 @@ def quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    multiprocessing.set_forkserver_preload(WORKERS_IMPORT)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -89,6 +86,16 @@ def no_network(quiet_machine: None) -> Iterator[None]:
         for name in ("connect", "connect_ex"):
             patch.setattr(socket.socket, name, guarded(name))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_processes(
+    quiet_machine: None, quick_pictures: None, small_forests: None, no_network: None, request: pytest.FixtureRequest
+) -> None:
+    """Worker processes find libraries loaded and what is patched above; of many tests, before any of them has run."""
+    forked.install()
+    if request.session.testscollected > MANY:
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,18 @@ def figure(width: float, height: float, **settings: Any) -> tuple[Figure, Any]:
     return drawing, drawing.subplots(**settings)
 
 
-def save(made: Figure, target: Path | BinaryIO) -> None:
+def save(drawing: Figure, target: Path | BinaryIO) -> None:
     """Write a PNG to a file, atomically, or into a buffer."""
     if isinstance(target, Path):
         with files.atomic(target) as temporary:
-            made.savefig(temporary, format="png", metadata={"Software": None})
+            write_png(drawing, temporary)
     else:
-        made.savefig(target, format="png", metadata={"Software": None})
+        write_png(drawing, target)
+
+
+def write_png(drawing: Figure, target: Path | BinaryIO) -> None:
+    """The same picture is the same bytes."""
+    drawing.savefig(target, format="png", metadata={"Software": None})
 
 
 def save_pixels(target: BinaryIO, pixels: NDArray[np.uint8]) -> None:

@@ -29,6 +29,12 @@ PATIENCE_S = 3600.0
 STARTUP_SHARE = 0.15  # of the kills come before the run has claimed its directory
 
 
+def started(stage: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """The command in a session of its own, so that all its processes can be killed together."""
+    command = [sys.executable, "-m", "cellvision", stage, *arguments]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
 @dataclass
 class Bench:
     """One way to call segment, and how long it takes undisturbed."""
@@ -40,11 +46,7 @@ class Bench:
     phases: Counter[str] = field(default_factory=Counter)  # kills by what was there
 
     def start(self, out: Path, workers: int) -> subprocess.Popen[bytes]:
-        """The command in a session of its own, so that all its processes can be killed together."""
-        command = [sys.executable, "-m", "cellvision.segment", *self.arguments, "--out", str(out)]
-        return subprocess.Popen(
-            [*command, "--workers", str(workers)], start_new_session=True, stderr=subprocess.DEVNULL
-        )
+        return started("segment", [*self.arguments, "--out", str(out), "--workers", str(workers)])
 
     def undisturbed(self, out: Path, workers: int) -> dict[str, str]:
         """Run to the end; -> name -> hash of every file."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from conftest import TINY_STUDY
 from sharing import shared
@@ -32,32 +33,19 @@ RECIPE = "{encoder: mlp-16-8, probes: 1, loop: {steps: 6, batch: 16, checkpoint_
 Command = tuple[str, list[str]]  # stage and its arguments but --out
 
 
-def _alone(command: Command, out: Path) -> None:
-    """The command line's own call, in a session of its own, so that all its processes can be killed together."""
-    os.setsid()
-    raise SystemExit(main(command[0], [*command[1], "--out", str(out)]))
+def start(command: Command, out: Path) -> forked.Command:
+    return forked.Command(command[0], [*command[1], "--out", str(out)])
 
 
-def start(command: Command, out: Path) -> multiprocessing.process.BaseProcess:
-    """The command in a process whose libraries are loaded."""
-    process = multiprocessing.get_context("forkserver").Process(target=_alone, args=(command, out))
-    process.start()
-    return process
-
-
-def stop_at(
-    process: multiprocessing.process.BaseProcess, out: Path, pattern: str, count: int, number: int
-) -> int | None:
+def stop_at(process: forked.Command, out: Path, pattern: str, count: int, number: int) -> int:
     """Send the signal to all processes once `count` files below `out` match; -> exit code."""
     deadline = time.monotonic() + PATIENCE_S
     while len(list(out.glob(pattern))) < count:
-        assert process.is_alive(), f"ended before {count} of {pattern} were there"
+        assert process.poll() is None, f"ended before {count} of {pattern} were there"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    assert process.pid is not None
     os.killpg(process.pid, number)
-    process.join(PATIENCE_S)
-    return process.exitcode
+    return process.wait(PATIENCE_S)
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -144,9 +132,12 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     assert finish(commands[name], out) == undisturbed(name)
 
 
-def test_random_kills_of_segment_with_any_number_of_workers_change_no_file(simulated: Path, tmp_path: Path) -> None:
+def test_random_kills_of_segment_with_any_number_of_workers_change_no_file(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import kills
 
+    monkeypatch.setattr(kills, "started", forked.Command)
     bench = kills.Bench(["--raw", str(simulated / "raw"), "--segmenter", "threshold"], workers=(0, 2, 4))
     whole = bench.undisturbed(tmp_path / "whole", 1)
     assert {"cells.parquet", "images.parquet", "crops/00000.npy", "geometry.json", "preview.png"} < whole.keys()
