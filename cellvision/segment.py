@@ -139,7 +139,7 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
         raise ConfigError("--crops needs --metadata, a CSV with the columns image and label")
     if not folder.is_dir():
         raise NoUsableInput(f"no folder at {folder}")
-    table = readycrops.read_metadata(cfg.metadata, cfg.unit)
+    table = readycrops.below(folder, readycrops.read_metadata(cfg.metadata, cfg.unit), cfg.metadata)
     present = [name for name in table["image"] if (folder / name).is_file()]
     content = fingerprint([(name, files.sha256_file(folder / name)) for name in present])
     inputs = {"crops": content, "metadata": content_of(cfg.metadata)}
@@ -278,6 +278,7 @@ def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, ou
         labels[~np.isin(labels, here["mask_label"].to_numpy())] = 0  # cells left out are no cells
         tables.append(annotate.match(rows, labels, here))
     table = pd.concat(tables).sort_index()
+    annotate.refuse_strangers(table, len(cells), cfg.annotations)
     table["item_id"] = np.where(table["status"] == "matched", _item_ids(table), None)
     return table
 

@@ -16,9 +16,9 @@ from cellvision.cells import crop, cropstore
 from cellvision.cells.pixels import ReadConfig, read_as
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.core.progress import track
+from cellvision.core.progress import say, track
 from cellvision.executors import local
-from cellvision.io import tables
+from cellvision.io import filenames, tables
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
 from cellvision.io.images.prints import print_of
 from cellvision.io.images.reader import ImageError, Reason
@@ -38,6 +38,30 @@ def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
     nameless = table["image"].isna().to_numpy()
     if nameless.any():
         raise ConfigError(f"{tables.place(metadata, int(nameless.argmax()))}, column 'image': no image is named")
+    table["label"] = tables.labels(metadata, ["label"])["label"].to_numpy()
+    empty = table["label"].isna().to_numpy()
+    if empty.any():
+        where = tables.lines(metadata, np.flatnonzero(empty).tolist())
+        say(f"crops: {int(empty.sum())} have no label ({metadata.name}, {where})")
+    return _once(table, metadata)
+
+
+def below(folder: Path, table: pd.DataFrame, metadata: Path) -> pd.DataFrame:
+    """The metadata with the path of each crop below the folder; a name without a file stays, and becomes a row.
+
+    ConfigError where no name is that of a file, or two are that of one.
+    """
+    given = table["image"].tolist()
+    if all((folder / name).is_file() for name in given):
+        return table
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    positions = filenames.match(given, there)
+    filenames.refuse_strangers(given, positions, there, str(metadata))
+    names = [name if at is None else there[at] for name, at in zip(given, positions, strict=True)]
+    return _once(table.assign(image=names), metadata)
+
+
+def _once(table: pd.DataFrame, metadata: Path) -> pd.DataFrame:
     repeated = table["image"][table["image"].duplicated()]
     if len(repeated):
         raise ConfigError(f"{metadata} names the image {repeated.iloc[0]!r} more than once")

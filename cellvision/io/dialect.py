@@ -7,11 +7,17 @@ import csv
 import io
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.io import headers
 from cellvision.io.packed import open_bytes
+
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
 
 SEPARATORS = (",", ";", "\t", "|", " ")
 ONE_COLUMN = "\x1f"  # stands for a separator where the file has none
@@ -33,13 +39,19 @@ READINGS = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read a CSV; `group`: the characters that may group thousands, `skip`: lines above the header."""
+    """How to read a CSV.
+
+    `group`: the characters that may group thousands; `skip`: lines above the header; `head`: rows of the header, and
+    `names`: how many of those name the columns.
+    """
 
     encoding: str
     separator: str
     decimal: str = "."
     group: str = SPACES
     skip: int = 0
+    head: int = 1
+    names: int = 1
 
     def pattern(self) -> str:
         """What a number looks like; whole numbers do not begin with 0, so that identifiers like 007 stay text."""
@@ -68,13 +80,14 @@ def sniff(
     """
     encoding = find_encoding(path)
     sample = _sample(path, encoding)
-    above = re.match(r"(?:[ \t]*\r?\n)*(?:sep=(.)\r?\n)?", sample)  # empty lines, and Excel's own first line
-    skip = above[0].count("\n") if above else 0
-    if above:
-        separator, sample = separator or above[1], sample[above.end() :]
-    separator = separator or find_separator(sample, path)
+    start, named = headers.above(sample)
+    skip, sample = sample[:start].count("\n"), sample[start:]
+    separator = separator or named or find_separator(sample, path)
     mark, group = (decimal, MARKS[decimal]) if decimal else find_decimal(sample, separator, path, text, unsure)
-    return Dialect(encoding, separator, mark, SPACES + group, skip)
+    dialect = Dialect(encoding, separator, mark, SPACES + group, skip)
+    rows = [record for _, record in _some_rows(sample, separator, path)]
+    names, head = headers.height(rows, re.compile(dialect.pattern()), MISSING)
+    return replace(dialect, head=head, names=names)
 
 
 def find_encoding(path: Path) -> str:

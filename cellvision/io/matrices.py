@@ -50,7 +50,9 @@ def _portions(
     """ConfigError names the rows that are too long or too short, by line."""
     import pandas as pd
 
-    settings = {**settings, "sep": dialect.separator, "decimal": dialect.decimal, "skiprows": dialect.skip}
+    below = range(dialect.skip + 1, dialect.skip + dialect.head)  # rows of the header that are no names
+    skipped = [*range(dialect.skip), *below] if below else dialect.skip
+    settings = {**settings, "sep": dialect.separator, "decimal": dialect.decimal, "skiprows": skipped}
     checked = False
     try:
         with open_text(path, dialect.encoding) as handle:

@@ -58,3 +58,38 @@ def test_bad_annotations_are_refused(tmp_path: Path, text: str, words: str) -> N
     (tmp_path / "points.csv").write_text(text)
     with pytest.raises(CellvisionError, match=words):
         annotate.read(tmp_path / "points.csv", pd.DataFrame({"path": ["a"], "image_id": ["i"]}))
+
+
+IMAGES = pd.DataFrame({"path": ["a/1.png", "b/2.png"], "image_id": ["i1", "i2"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "labels"),
+    [
+        ("Image;X;Y;Label\na\\1.png;1,5;2;NA\nb\\2;3;4;001\n", ["i1", "i2"], ["NA", "001"]),
+        ("image,x,y,label\n1.png,1,2,3.0\n2.png,3,4,1.0\n", ["i1", "i2"], ["3", "1"]),
+        ("image,x,y,label\na/1.png,1,2,x\n1.png,1,2,x\na\\1.png,1.0,2.0,x\n1.png,1,2,y\n", ["i1", "i1"], ["x", "y"]),
+        ("image,x,y,label\nsomewhere/else.png,1,2,x\nb/2.png,1,2,None\n", [None, "i2"], ["x", "None"]),
+    ],
+    ids=["capitals, Windows and Excel", "numbers", "listed twice", "one stranger"],
+)
+def test_annotations_say_the_same_however_they_are_written(
+    tmp_path: Path, text: str, images: list[str | None], labels: list[str]
+) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    found = annotate.read(tmp_path / "points.csv", IMAGES)
+    assert found["image_id"].tolist() == images
+    assert found["label"].tolist() == labels
+
+
+def test_annotations_of_no_image_or_no_cell_stop_with_an_example(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("image,x,y,label\nq.png,1,2,x\n")
+    with pytest.raises(CellvisionError, match=r"it says 'q.png', the files are called 'a/1.png'"):
+        annotate.read(tmp_path / "points.csv", IMAGES)
+    masks = painted()[1]
+    points = labelled(x=[70.0], y=[50.0]).assign(image="1.png")
+    nowhere = annotate.match(points, masks, crop.measure(masks))
+    with pytest.raises(
+        CellvisionError, match="none of its 1 annotations lies in one of the 3 cells, such as the one at x 70"
+    ):
+        annotate.refuse_strangers(nowhere, 3, tmp_path / "points.csv")

@@ -143,9 +143,10 @@ def test_labels_and_units_stay_as_they_were_written(tmp_path: Path) -> None:
     assert found["counts"].index.tolist() == [f"00{n}" for n in range(9)]
 
 
-def test_an_empty_label_is_missing(tmp_path: Path) -> None:
+def test_an_empty_label_is_left_out_and_its_line_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path / "t.csv", ["image", "x", "y", "label"], [["0.png", 1, 2, ""], ["1.png", 1, 2, "a"]])
-    assert labelled_points(path)["label"].isna().tolist() == [True, False]
+    assert labelled_points(path)["label"].tolist() == ["a"]
+    assert "1 have no label and are left out (t.csv, line 2)" in capsys.readouterr().err
 
 
 def test_a_bad_coordinate_is_named_by_line_and_column(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cellvision.core import files
 from cellvision.core.errors import CellvisionError, ConfigError, NoUsableInput, UnsafeInput
-from cellvision.io import tables
+from cellvision.io import csvtables, tables
 
 TRUTH = pd.DataFrame({"name": ["µ1", "b;2", 'say "c"'], "area": [1234.5, 0.25, -3.0], "count": [1, 20, 300]})
 
@@ -121,7 +121,7 @@ def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
 
 def test_row_names_are_no_feature_and_other_empty_names_are_refused(tmp_path: Path) -> None:
     found = tables.read(written(tmp_path / "t.csv", ",a,\n1,2,\n2,3,\n"))
-    assert list(found.frame.columns) == [tables.INDEX, "a"]
+    assert list(found.frame.columns) == [csvtables.INDEX, "a"]
     assert "row names" in " ".join(found.notes)
     assert "1 columns without name and values are left out" in found.notes
     assert "column 3 has values but no name" in refusal(tmp_path / "u.csv", "a,b,\n1,2,3\n")
@@ -159,7 +159,7 @@ def test_a_hundred_thousand_columns(tmp_path: Path) -> None:
 
 
 def test_blocks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BLOCK", 4096)
+    monkeypatch.setattr(csvtables, "BLOCK", 4096)
     values = np.random.default_rng(0).normal(size=(1000, 5)).round(6)
     words = [f"w{n}" if n > 900 else str(n) for n in range(1000)]  # a number in the first blocks, text in the last
     expected = pd.DataFrame(values, columns=list("abcde")).assign(f=words)
@@ -194,10 +194,10 @@ def test_h5ad_is_x_beside_obs(tmp_path: Path, sparse: bool) -> None:
     made = anndata.AnnData(scipy.sparse.csr_matrix(values) if sparse else values, obs, var)
     made.write_h5ad(tmp_path / "t.h5ad")
     frame = tables.read(tmp_path / "t.h5ad").frame
-    assert list(frame.columns) == [tables.INDEX, "donor", "age", "g1", "g2"]
+    assert list(frame.columns) == [csvtables.INDEX, "donor", "age", "g1", "g2"]
     assert frame["g2"].tolist() == [1, 3, 5]
     assert frame["donor"].tolist() == ["d1", "d2", "d1"]
-    assert frame[tables.INDEX].tolist() == ["x", "y", "z"]
+    assert frame[csvtables.INDEX].tolist() == ["x", "y", "z"]
 
 
 def test_a_link_out_of_an_h5ad_is_refused_and_not_followed(tmp_path: Path) -> None:

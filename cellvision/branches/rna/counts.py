@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.io import csvrows, h5ad, hdf5, matrices, tables
+from cellvision.io import csvrows, csvtables, h5ad, hdf5, matrices, tables
 from cellvision.io.dialect import one_line
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def mostly_numbers(column: pd.Series) -> bool:
 
     if column.dtype.kind in "iufb":
         return True
-    return bool(pd.to_numeric(column, errors="coerce").notna().sum() > tables.MOSTLY * column.notna().sum())
+    return bool(pd.to_numeric(column, errors="coerce").notna().sum() > csvtables.MOSTLY * column.notna().sum())
 
 
 # -- what the values are ------------------------------------------------------------------------------------------

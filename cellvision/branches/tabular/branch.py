@@ -1,7 +1,7 @@
 """Branch: rows of a table (CSV, Parquet, h5ad). Items are rows; the network input is (n, numbers + gaps + categories).
 
-Numbers are features unless they are labels, units, excluded, or describe a row by the convention of CellProfiler (its
-metadata, number, place, parent or children: where a cell lies and in which order says nothing of what it is);
+Numbers are features unless they are labels, units, excluded, or describe a row by their name (metadata, number,
+place, parent or children: where a cell lies and in which order says nothing of what it is; `branches/descriptors`);
 text is a feature only where `categorical` names it, since text is mostly a name, and names give the label away.
 """
 
@@ -11,33 +11,28 @@ import fnmatch
 import functools
 import json
 import multiprocessing
-import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, descriptors
 from cellvision.branches.items import Items, no_missed
-from cellvision.core import files, rundir
+from cellvision.branches.tabular import parts as tableparts
+from cellvision.branches.tabular import telling
 from cellvision.core.config import PluginConfig, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
-from cellvision.io import tables
+from cellvision.io import csvtables, tables
+from cellvision.io.dialect import MISSING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DESCRIPTOR = re.compile(  # CellProfiler's columns that describe a row instead of measuring it
-    r"(Image_)?(Metadata|FileName|PathName|URL|MD5Digest|ExecutionTime|ModuleError)_.*"
-    r"|Image_(Group|Series|Frame|Channel|Height|Width|Scaling|ProcessingStatus).*"
-    r"|(\w+_)?(Image|Object|Table|Group)_?(Number|ID|Index)"
-    r"|(\w+_)?(Location_|AreaShape_Center_|AreaShape_BoundingBoxM).*"
-    r"|(\w+_)?(Parent_|Children_|Neighbors_\w+ObjectNumber|TrackObjects_(Label|Parent)).*"
-)
-OWN = {tables.INDEX, "item_id", "unit", "group", "annotation"}  # never features, whatever the table means by them
+OWN = {csvtables.INDEX, "item_id", "unit", "group", "annotation"}  # never features, whatever the table means by them
 MIN_OVERLAP = 80  # % of a model's features that new data must have
 LEVELS = 200  # categories a column may have
 FLAT = 1e-6  # standard deviation below which a feature is constant
@@ -55,7 +50,7 @@ class TabularBranch(Branch):
         name: Literal["tabular"] = "tabular"
         exclude: tuple[str, ...] = option((), "columns that are no features")
         include: tuple[str, ...] = option(
-            (), "columns that are features although CellProfiler describes rows by them; * stands for any part"
+            (), "columns that are features although their name says place, number or metadata; * stands for any part"
         )
         categorical: tuple[str, ...] = option((), "columns whose values are categories")
         group: str | None = option(None, "column that is the weak label, `group` when absent; else all are one group")
@@ -72,11 +67,14 @@ class TabularBranch(Branch):
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
         self.cfg = cfg
-        table = open_table(path, cfg.separator, cfg.decimal)
-        frame = table.frame
+        whole = tableparts.open_table(path, cfg.separator, cfg.decimal)
+        table, frame = whole.table, whole.table.frame
+        group = cfg.group or "group"
+        labels = whole.labels({*reserved, group, _part(cfg.controls) or "", cfg.plate or "", *OWN}, cfg.separator)
+        described = frame.drop(columns=[name for name in labels if name in frame]).assign(**labels)
         for name in filter(None, (_part(cfg.controls), cfg.plate)):
-            if name not in frame:
-                raise ConfigError(f"{path} has no column {name!r}; its columns: {tables.shorten(list(frame.columns))}")
+            if name not in described:
+                raise ConfigError(f"{path} has no column {name!r}; columns: {csvtables.shorten(list(described))}")
         self.hidden = {*cfg.exclude, *reserved, cfg.group, _part(cfg.controls), cfg.plate, *OWN}
         self.features, self.categories = choose(frame, self.hidden, cfg)
         fault = next((text for name, text in table.faults.items() if self._measured(name)), None)
@@ -84,17 +82,20 @@ class TabularBranch(Branch):
             raise ConfigError(f"{path}, {fault}; mend the cell, or name the column in branch.exclude or categorical")
         if not self.features and not self.categories:
             raise NoUsableInput(f"{path} has no numeric column left to learn from")
-        notes = [*table.notes, *self._notes(frame)]
-        self.items = items_of(frame, self.features, cfg, rundir.content_of(path), notes)
-        self.codes = {name: words(frame[name]) for name in self.categories}
-        self.plates = plates_of(frame, cfg)
+        notes = [*table.notes, *self._notes(frame), *label_notes(whole, labels, (*reserved, group))]
+        stamps = [*telling.stamps(frame[self.features], labels, reserved)]
+        self.items = items_of(described, frame, self.features, cfg, whole.content, notes, tuple(stamps))
+        self.codes = {name: tables.words(described[name]) for name in self.categories}
+        self.plates = plates_of(described, cfg)
         self._set(numbers(frame, self.features))
         if multiprocessing.parent_process() is None:
-            for note in notes:
+            for note in (*notes, *stamps):
                 say_once(f"table: {note}")
 
     def _measured(self, name: str) -> bool:
-        return name not in {*self.hidden, *self.cfg.categorical} and not is_descriptor(name, self.cfg.include)
+        return name not in {*self.hidden, *self.cfg.categorical} and not descriptors.is_descriptor(
+            name, self.cfg.include
+        )
 
     def _notes(self, frame: pd.DataFrame) -> list[str]:
         """What was left out, and what is missing."""
@@ -105,15 +106,15 @@ class TabularBranch(Branch):
         ]
         absent += [pattern for pattern in self.cfg.include if not fnmatch.filter(frame.columns, pattern)]
         if absent:
-            notes.append(f"no such columns: {tables.shorten(absent)}")
+            notes.append(f"no such columns: {csvtables.shorten(absent)}")
         if text:
-            notes.append(f"no features, since they are text: {tables.shorten(text)}; see branch.categorical")
+            notes.append(f"no features, since they are text: {csvtables.shorten(text)}; see branch.categorical")
         numeric = frame.select_dtypes("number").columns
-        descriptors = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
-        if descriptors:
+        describing = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        if describing:
             notes.append(
-                "no features, since by CellProfiler's names they describe rows (metadata, numbers, places, parents): "
-                f"{tables.shorten(descriptors)}; see branch.include"
+                "no features, since by their names they describe rows (metadata, numbers, places, parents): "
+                f"{csvtables.shorten(describing)}; see branch.include"
             )
         gaps = int(frame[self.features].isna().to_numpy().sum())
         return [*notes, f"{gaps} values are missing"] if gaps else notes
@@ -145,14 +146,14 @@ class TabularBranch(Branch):
         forbidden = [name for name in (*wanted, *categories) if name in self.hidden]
         if forbidden:
             raise ConfigError(
-                f"the model learned from {tables.shorten(forbidden)}, which is a label or unit here, or excluded: it "
-                "may know the answer; train it again with branch.exclude naming that column"
+                f"the model learned from {csvtables.shorten(forbidden)}, which is a label or unit here, or excluded: "
+                "it may know the answer; train it again with branch.exclude naming that column"
             )
         missing = [name for name in (*wanted, *categories) if name not in self.features and name not in self.codes]
         total = len(wanted) + len(categories)
         if 100 * (total - len(missing)) < MIN_OVERLAP * total:
             raise ConfigError(
-                f"{len(missing)} of the model's {total} features are missing: {tables.shorten(missing)}; at least "
+                f"{len(missing)} of the model's {total} features are missing: {csvtables.shorten(missing)}; at least "
                 f"{MIN_OVERLAP} % must be there, under the same names"
             )
         position = {name: number for number, name in enumerate(self.features)}
@@ -164,7 +165,7 @@ class TabularBranch(Branch):
         self.codes = {name: self.codes.get(name, nothing) for name in categories}
         self.features, self.categories = wanted, list(categories)
         self._set(values)
-        notes = [f"missing features, taken as unknown: {tables.shorten(missing)}"] if missing else []
+        notes = [f"missing features, taken as unknown: {csvtables.shorten(missing)}"] if missing else []
         return notes + [note for name in categories if (note := unseen(name, self.codes[name], categories[name]))]
 
     def fit(self, rows: NDArray[np.int64]) -> State:
@@ -253,33 +254,21 @@ class TabularBranch(Branch):
         return {kind: Baseline(kind, values) for kind in ("logistic", "forest", "boosting")}
 
 
-@functools.lru_cache(maxsize=1)
-def _open(path: Path, content: str, separator: str | None, decimal: str | None) -> tables.Table:
-    return tables.read(path, separator, decimal)
-
-
-def open_table(path: Path, separator: str | None, decimal: str | None) -> tables.Table:
-    """The table, read once by a process that opens it for one fold after another; nobody changes it."""
-    content = files.sha256_file(path) if path.is_file() else ""
-    return _open(path, content, separator, decimal)
-
-
 @functools.cache
 def say_once(text: str) -> None:
     """Not again by the same process, which may open a table for every fold and arm."""
     say(text)
 
 
-def is_descriptor(name: str, include: tuple[str, ...] = ()) -> bool:
-    """A column that describes a row (plate, well, file, running number, place), unless a pattern includes it."""
-    return DESCRIPTOR.fullmatch(name) is not None and not any(fnmatch.fnmatchcase(name, pattern) for pattern in include)
-
-
 def choose(frame: pd.DataFrame, hidden: set[str | None], cfg: TabularBranch.Config) -> tuple[list[str], list[str]]:
     """-> the numeric and the categorical features."""
     categories = [name for name in cfg.categorical if name in frame and name not in hidden]
-    open_to_view = (name for name in frame.select_dtypes("number").columns if name not in {*hidden, *cfg.categorical})
-    features = [str(name) for name in open_to_view if not is_descriptor(str(name), cfg.include)]
+    numeric = map(str, frame.select_dtypes("number").columns)
+    open_to_view = [name for name in numeric if name not in {*hidden, *cfg.categorical}]
+    places = descriptors.axes(open_to_view, cfg.include)
+    features = [
+        name for name in open_to_view if name not in places and not descriptors.is_descriptor(name, cfg.include)
+    ]
     for name in categories:
         if (count := frame[name].nunique()) > LEVELS:
             raise ConfigError(f"column {name!r} has {count} categories, {LEVELS} at most make sense; leave it out")
@@ -295,26 +284,47 @@ def numbers(frame: pd.DataFrame, features: list[str]) -> NDArray[np.float32]:
 
 
 def items_of(
-    frame: pd.DataFrame, features: list[str], cfg: TabularBranch.Config, content: str, notes: list[str]
+    described: pd.DataFrame,
+    frame: pd.DataFrame,
+    features: list[str],
+    cfg: TabularBranch.Config,
+    content: str,
+    notes: list[str],
+    stamps: tuple[str, ...],
 ) -> Items:
-    """The rows as items, with every column that is no feature."""
+    """The rows as items, with every column that is no feature, and labels as they were written."""
     import pandas as pd
 
-    rest = frame.drop(columns=features)
+    rest = described.drop(columns=features)
     for name in rest.select_dtypes("float"):
-        rest[name] = words(rest[name])  # so that labels 1 and 2 beside a gap are not called 1.0 and 2.0
+        rest[name] = tables.words(rest[name])  # so that labels 1 and 2 beside a gap are not called 1.0 and 2.0
     numbered = [f"row{number:06d}" for number in range(len(frame))]
-    rest["item_id"] = frame["item_id"].astype(str) if "item_id" in frame else numbered
+    rest["item_id"] = described["item_id"].astype(str) if "item_id" in described else numbered
     rest["source_id"] = rest["item_id"]
     rest["source_hash"] = [str(value) for value in pd.util.hash_pandas_object(frame, index=False)]
-    rest["unit"] = words(frame["unit"]) if "unit" in frame else None  # rows are not independent by themselves
+    rest["unit"] = tables.words(described["unit"]) if "unit" in described else None  # rows are not independent alone
     group = cfg.group or "group"
-    rest["group"] = pd.Series(words(frame[group])).fillna("unknown") if group in frame else "all"
-    return Items(rest, content, no_missed(), facts={"notes": notes}, numbered="item_id" not in frame)
+    rest["group"] = pd.Series(tables.words(described[group])).fillna("unknown") if group in described else "all"
+    return Items(rest, content, no_missed(), stamps, {"notes": notes}, numbered="item_id" not in described)
+
+
+def label_notes(whole: tableparts.Whole, labels: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
+    """Where a label is empty, and which words for nothing are taken as labels."""
+    for name in dict.fromkeys(name for name in names if name in labels):
+        empty = np.flatnonzero(labels[name].isna())
+        if len(empty):
+            yield f"{len(empty)} rows have no {name!r} ({whole.lines(name, empty)})"
+        counts = labels[name][labels[name].isin(MISSING)].value_counts().sort_index()
+        for word, count in counts.items():
+            yield f"{word!r} is a label of {name!r} ({count} rows), and no gap; --ignore {word} leaves it out"
 
 
 def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(n,) number of each row's plate, and whether it is a control."""
+    if cfg.plate and (nameless := int(frame[cfg.plate].isna().sum())):
+        raise ConfigError(
+            f"{nameless} rows have no {cfg.plate!r}, which branch.plate names; fill it in or leave them out"
+        )
     plate = np.unique(frame[cfg.plate].astype(str), return_inverse=True)[1] if cfg.plate else np.zeros(len(frame), int)
     if not cfg.controls:
         if cfg.plate or cfg.sphere:
@@ -323,7 +333,7 @@ def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[n
     column, equals, value = cfg.controls.partition("=")
     if not equals:
         raise ConfigError(f"branch.controls wants COLUMN=VALUE, got {cfg.controls!r}")
-    control = words(frame[column]) == value
+    control = tables.words(frame[column]) == value
     bare = np.setdiff1d(plate, plate[control])
     if cfg.plate and len(bare):
         first = frame[cfg.plate].iloc[int(np.flatnonzero(plate == bare[0])[0])]
@@ -350,18 +360,6 @@ def whiten(controls: NDArray[np.float32], ridge: float) -> State:
     return {"mean": mean.astype(np.float32), "std": std.astype(np.float32), "sphere": sphere.astype(np.float32)}
 
 
-def words(column: pd.Series) -> NDArray:
-    """(n,) text, whole numbers without a point, None where it is missing."""
-    import pandas as pd
-
-    present = column.notna().to_numpy()
-    values = column.astype(object).to_numpy()
-    whole = pd.api.types.is_float_dtype(column)
-    out = np.full(len(values), None, dtype=object)
-    out[present] = [str(int(value)) if whole and float(value).is_integer() else str(value) for value in values[present]]
-    return out
-
-
 def levels_of(codes: NDArray) -> list[str]:
     """(n,) categories, None where one is missing -> the distinct ones, sorted."""
     return sorted({code for code in codes if code is not None})
@@ -377,4 +375,4 @@ def unseen(name: str, codes: NDArray, levels: list[str]) -> str | None:
     new = [code for code in codes if code is not None and code not in set(levels)]
     if not new:
         return None
-    return f"column {name!r}: {len(new)} rows hold categories never seen ({tables.shorten(sorted(set(new)))})"
+    return f"column {name!r}: {len(new)} rows hold categories never seen ({csvtables.shorten(sorted(set(new)))})"
