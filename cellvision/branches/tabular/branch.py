@@ -110,7 +110,11 @@ class TabularBranch(Branch):
         if text:
             notes.append(f"no features, since they are text: {csvtables.shorten(text)}; see branch.categorical")
         numeric = frame.select_dtypes("number").columns
-        describing = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        other = [name for name in numeric if name not in {*self.hidden, *self.cfg.categorical, *self.features}]
+        empty = [name for name in other if frame[name].isna().all()]
+        if empty:
+            notes.append(f"no features, since they are empty: {csvtables.shorten(empty)}")
+        describing = [name for name in other if name not in empty]
         if describing:
             notes.append(
                 "no features, since by their names they describe rows (metadata, numbers, places, parents): "
@@ -266,8 +270,11 @@ def choose(frame: pd.DataFrame, hidden: set[str | None], cfg: TabularBranch.Conf
     numeric = map(str, frame.select_dtypes("number").columns)
     open_to_view = [name for name in numeric if name not in {*hidden, *cfg.categorical}]
     places = descriptors.axes(open_to_view, cfg.include)
+    empty = {str(name) for name in frame.columns[frame.isna().all()]}
     features = [
-        name for name in open_to_view if name not in places and not descriptors.is_descriptor(name, cfg.include)
+        name
+        for name in open_to_view
+        if name not in {*places, *empty} and not descriptors.is_descriptor(name, cfg.include)
     ]
     for name in categories:
         if (count := frame[name].nunique()) > LEVELS:
