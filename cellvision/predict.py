@@ -9,6 +9,7 @@ import numpy as np
 
 from cellvision import segment
 from cellvision.branches import BRANCHES, Branch
+from cellvision.cells import brightness
 from cellvision.core import config, files
 from cellvision.core.config import Only, StageConfig, build, option
 from cellvision.core.errors import ConfigError, UnsafeInput
@@ -21,7 +22,7 @@ from cellvision.strategies import STRATEGIES
 if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
 
-REVISION = 3
+REVISION = 4
 OWN = ("max_megapixels", "follow_symlinks")  # of reading: what may harm this machine is not for a bundle to decide
 GEOMETRY = {"size", "scale", "context"}
 CUT = {  # what decides which cells there are
@@ -93,13 +94,14 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     if strange := sorted({*given} - CUT):
         raise UnsafeInput(f"the bundle in {cfg.model} sets {', '.join(strange)[:200]}, which is not for it to decide")
     geometry = encoders.read_facts(cfg.model)["schema"].get("geometry")
-    if not isinstance(geometry, dict) or GEOMETRY - {*geometry}:
+    if not isinstance(geometry, dict) or GEOMETRY - {*geometry} or not isinstance(geometry.get("intensity", {}), dict):
         raise ConfigError(f"{cfg.model / 'encoder.json'} does not say how crops were cut; give --items")
     read = given.get("read")
     read = {key: value for key, value in read.items() if key not in OWN} if isinstance(read, dict) else {}
     options = {**given, **{name: geometry[name] for name in GEOMETRY}, "segmenter": segmenter_of(cfg, given)}
     options["read"] = read | {key: getattr(cfg, key) for key in OWN}
     options.pop("max_size", None)  # the size itself is known
+    options["read"] = read_like_training(options["read"], geometry.get("intensity"))
     options |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
     return build(segment.Config, options)
 
@@ -123,6 +125,12 @@ def open_branch(cfg: Config, bundle: dict[str, Any], path: Path) -> Branch:
     """The items at `path` as training read its own; tables that are joined to them are given here."""
     options = bundle["branch"] | ({"metadata": cfg.metadata} if cfg.metadata or "metadata" in bundle["branch"] else {})
     return BRANCHES.build(options, path=path, reserved=(bundle["target"],))
+
+
+def read_like_training(read: dict[str, Any], intensity: dict[str, Any] | None) -> dict[str, Any]:
+    """How the training images were read, with their range; a bundle that does not say it stretched each image."""
+    trained = {name: facts for name, facts in intensity.items() if name != "mode"} if intensity else None
+    return {"intensity": brightness.BEFORE} | read | {"trained": trained}
 
 
 def notes_on_cut(bundle: dict[str, Any], cut: Path) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cellvision.cells import modes
+from cellvision.cells import brightness, modes
 from cellvision.core import files, rundir
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
@@ -181,6 +181,8 @@ def of_segment(where: Path) -> dict[str, Any]:
     skipped_rows = skipped[["path", "reason", "note"]].head(SKIPPED_SHOWN).to_dict("records")
     counts = cells["mode"].value_counts()
     words = {"words": modes.counted(counts), "single": set(counts.index) == {"cell"}}
+    intensity = files.read_json(where / "geometry.json").get("intensity")
+    words |= {"brightness": brightness.told(intensity)} if intensity else {}
     return {"groups": groups, "skipped": skipped_rows, **words, **of_truth(where)}
 
 
@@ -379,6 +381,7 @@ def cannot_claim(one: Run) -> Iterator[str]:
     yield from left_out(one["stage"], one["metrics"])
     yield from (f"not run: {line}" for line in one["metrics"].get("not_run", []))
     yield from one["metrics"].get("stamps", [])
+    yield from one["metrics"].get("notes", [])
     if one["metrics"].get("not_evaluated"):
         yield f"cannot be evaluated (no units in two folds): {', '.join(one['metrics']['not_evaluated'])}"
     if one["metrics"].get("left_out"):

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 
 from cellvision.branches import items
 from cellvision.cells import account, annotate, crop, cropstore, hygiene, readycrops
+from cellvision.cells.brightness import Ranges
 from cellvision.cells.modes import Mode
-from cellvision.cells.pixels import ReadConfig, grey_repeated, load_pixels, seen_by_segmenter
+from cellvision.cells.pixels import (
+    ReadConfig,
+    choose_ranges,
+    crop_pixels,
+    grey_repeated,
+    load_pixels,
+    ranges_of,
+    seen_by_segmenter,
+)
 from cellvision.cells.quality import Flag
 from cellvision.core import files
 from cellvision.core.config import Only, StageConfig, fingerprint, option
@@ -39,7 +48,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 5
+REVISION = 6
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -76,7 +85,10 @@ class Config(StageConfig):
     read: ReadConfig = option(ReadConfig(), "how files become pixels", flag=False)
     short: ClassVar[dict[str, str]] = {
         **{name: f"segmenter.{name}" for name in ("diameter", "weights")},
-        **{name: f"read.{name}" for name in ("channels", "frames", "max_megapixels", "follow_symlinks")},
+        **{
+            name: f"read.{name}"
+            for name in ("channels", "frames", "intensity", "range", "max_megapixels", "follow_symlinks")
+        },
     }
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
@@ -117,7 +129,8 @@ def run(cfg: Config, out: Path) -> None:
             images, cells = find_cells(cfg, entries, out)
             matched = match_annotations(cfg, images, cells, out)
             cells = finish_cells(cells, matched)
-            cells = write_crops(cfg, entries, images, cells, out)
+            images, intensity = choose_ranges(images, account.items_of(images) > 0, cfg.read)
+            cells = write_crops(cfg, entries, images, cells, intensity, out)
             preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(entry, cfg.read)[1])
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -302,7 +315,12 @@ def finish_cells(cells: pd.DataFrame, matched: pd.DataFrame | None) -> pd.DataFr
 
 
 def write_crops(
-    cfg: Config, entries: list[Entry], images: pd.DataFrame, cells: pd.DataFrame, out: Path
+    cfg: Config,
+    entries: list[Entry],
+    images: pd.DataFrame,
+    cells: pd.DataFrame,
+    intensity: dict[str, Any],
+    out: Path,
 ) -> pd.DataFrame:
     """Choose one size and scale, cut every cell in table order, and note where each crop lies."""
     if cfg.size is not None and cfg.scale is not None:
@@ -314,21 +332,22 @@ def write_crops(
     cells = cells.assign(crop_shard=rows // cropstore.SHARD_ROWS, crop_row=rows % cropstore.SHARD_ROWS)
     channels = int(images.loc[account.items_of(images) > 0, "channels"].max())
     by_id = {entry.image_id: entry for entry in entries}
+    ranges = {row["image_id"]: ranges_of(row) for row in images[images["crop_low"].notna()].to_dict("records")}
     tasks = [
-        (cfg, by_id[str(name)], image_cells, geometry.size, channels, out)
+        (cfg, by_id[str(name)], image_cells, ranges[name], (geometry.size, channels), out)
         for name, image_cells in cells.groupby("source_id", sort=True)
     ]
     workers = local.cores() if cfg.workers is None else cfg.workers
     parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "segment: crops", len(tasks), "images")
     cropstore.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
-    files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels})
+    files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels, "intensity": intensity})
     return cells
 
 
-def crop_one(task: tuple[Config, Entry, Any, int, int, Path]) -> NDArray[np.uint8]:
+def crop_one(task: tuple[Config, Entry, Any, Ranges, tuple[int, int], Path]) -> NDArray[np.uint8]:
     """The crops of one image, (n, S, S, C+1); a grey image among colour ones is repeated over the channels."""
-    cfg, entry, cells, size, channels, out = task
-    pixels = grey_repeated(load_pixels(entry, cfg.read)[1], channels)
+    cfg, entry, cells, ranges, (size, channels), out = task
+    pixels = grey_repeated(crop_pixels(entry, cfg.read, ranges), channels)
     return crop.cut(pixels, labelmaps.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
 
 

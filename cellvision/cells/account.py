@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellvision.cells import hygiene
+from cellvision.cells import brightness, hygiene
 from cellvision.cells.modes import MODES, counted
 from cellvision.cells.overlays import DRAWN
 from cellvision.cells.quality import FLAGS
@@ -27,19 +27,15 @@ def image_row(entry: Entry, status: str, reason: str, note: str, image: Image | 
     """The row of images.parquet of a file, before anything was found in it."""
     row: dict[str, Any] = {
         "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
-        "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "channels": None,
-        "dtype": None, "sha256": None, "pixel_hash": None, "source_print": "", "pixel_size_um": None,
-        "intensity_low": None, "intensity_high": None, **hygiene.EMPTY,
+        "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "sha256": None,
+        "pixel_hash": None, "source_print": "", "pixel_size_um": None, **brightness.UNMEASURED, **hygiene.EMPTY,
     }  # fmt: skip
     if image is not None:
-        height, width, channels = image.pixels.shape
-        ranges = intensity_range(image.pixels)
-        low, high = zip(*ranges, strict=True)
         row |= {
-            "height": height, "width": width, "channels": channels, "dtype": str(image.dtype), "sha256": image.sha256,
-            "pixel_hash": pixel_hash(image.pixels), "source_print": print_of(to_uint8(image.pixels, ranges)),
-            "pixel_size_um": image.pixel_size_um,
-            "intensity_low": list(map(float, low)), "intensity_high": list(map(float, high)),
+            "height": image.pixels.shape[0], "width": image.pixels.shape[1], "sha256": image.sha256,
+            "pixel_hash": pixel_hash(image.pixels), "pixel_size_um": image.pixel_size_um,
+            "source_print": print_of(to_uint8(image.pixels, intensity_range(image.pixels))),
+            **brightness.measured(image),
         }  # fmt: skip
     return row
 
@@ -68,7 +64,8 @@ def summarise(images: pd.DataFrame, items: pd.DataFrame, matched: pd.DataFrame |
         metrics |= {f"annotations_{name}": int(count) for name, count in matched["status"].value_counts().items()}
         metrics["annotations"] = len(matched)
         metrics["annotations_matched_share"] = float((matched["status"] == "matched").mean())
-    return metrics
+    stamps = brightness.stamps(images[(images["status"] == "ok") & (items_of(images) > 0)])
+    return metrics | ({"stamps": stamps} if stamps else {})
 
 
 def tell(out: Path, strict: bool) -> None:
@@ -90,6 +87,8 @@ def tell(out: Path, strict: bool) -> None:
     if "annotations" in metrics:
         share, count = metrics["annotations_matched_share"], metrics["annotations"]
         say(f"segment: {share:.1%} of {count} annotations lie alone in a cell")
+    for stamp in metrics.get("stamps", ()):
+        say(f"segment: stamp: {stamp}")
     skipped = images[images["status"] == "skipped"]
     for row in skipped.head(LISTED).itertuples():
         say(f"segment: skipped {row.path!r}: {row.reason}, {row.note}")

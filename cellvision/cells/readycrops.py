@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.cells import crop, cropstore
-from cellvision.cells.pixels import ReadConfig, read_as
+from cellvision.cells import brightness, crop, cropstore
+from cellvision.cells.pixels import ReadConfig, choose_ranges, ranges_of, read_as
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
@@ -76,20 +76,16 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
     for name in names:
         path = folder / name
         row: dict[str, Any] = {
-            "path": name,
-            "status": "ok",
-            "reason": str(Reason.OK),
-            "note": "",
-            "pixels": None,
-            "source_print": "",
-        }
+            "path": name, "status": "ok", "reason": str(Reason.OK), "note": "", "pixels": None, "source_print": "",
+            **brightness.UNMEASURED,
+        }  # fmt: skip
         try:
             if root not in path.resolve().parents:
                 raise ImageError(Reason.E_UNSAFE, "lies outside the crops folder")
             image = read_as(path, how)
-            pixels = to_uint8(image.pixels, intensity_range(image.pixels))
-            row |= {"pixels": pixels, "pixel_hash": pixel_hash(image.pixels), "source_print": print_of(pixels)}
-            row["sha256"] = image.sha256
+            row |= {"pixels": image.pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
+            row["source_print"] = print_of(to_uint8(image.pixels, intensity_range(image.pixels)))
+            row |= brightness.measured(image)
         except ImageError as error:
             row |= {"status": "skipped", "reason": str(error.reason), "note": str(error)}
         rows.append(row)
@@ -112,14 +108,21 @@ def gather(
     size = min(max_size, max(max(row["pixels"].shape[:2]) for row in good))
     channels = max(row["pixels"].shape[2] for row in good)
     cells = describe(good, table.set_index("image"), unit, size)
-    shape = (size, size, channels + 1)
-    cropstore.pack_crops((place(row["pixels"], size, channels)[None] for row in good), out / "crops", len(good), shape)
-    files.write_json(out / "geometry.json", {"size": size, "scale": 1.0, "context": 0.0, "channels": channels})
     images = pd.DataFrame([{key: value for key, value in row.items() if key != "pixels"} for row in rows])
     images = images.assign(
-        group=[group_of(name) for name in images["path"]], n_cells=(images["status"] == "ok").astype(int)
+        group=[group_of(name) for name in images["path"]], n_cells=(images["status"] == "ok").astype(int),
+        image_id=images["path"], n_dropped=0,
+    )  # fmt: skip
+    units = cells.set_index("item_id")["unit"]
+    chosen, intensity = choose_ranges(images.assign(unit=images["path"].map(units)), images["status"] == "ok", read)
+    ranges = map(ranges_of, chosen[images["status"] == "ok"].to_dict("records"))
+    placed = (
+        place(to_uint8(row["pixels"], pairs), size, channels)[None] for row, pairs in zip(good, ranges, strict=True)
     )
-    return images.assign(image_id=images["path"], n_dropped=0), cells
+    cropstore.pack_crops(placed, out / "crops", len(good), (size, size, channels + 1))
+    geometry = {"size": size, "scale": 1.0, "context": 0.0, "channels": channels, "intensity": intensity}
+    files.write_json(out / "geometry.json", geometry)
+    return chosen.drop(columns="unit"), cells
 
 
 def describe(good: list[dict[str, Any]], metadata: pd.DataFrame, unit: str | None, size: int) -> pd.DataFrame:

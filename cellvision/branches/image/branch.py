@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellvision.branches import Augment, Baseline, Branch, Sample, State, items
 from cellvision.branches.items import Items
 from cellvision.branches.names import parse
-from cellvision.cells import cropstore
+from cellvision.cells import brightness, cropstore
 from cellvision.cells.cropstore import Crops
 from cellvision.core import files, rundir
 from cellvision.core.config import PluginConfig, option
@@ -45,7 +45,9 @@ class ImageBranch(Branch):
         if not rundir.is_run(path, "segment"):
             raise ConfigError(f"{path} is no segment run; make one with: cellvision segment --raw IMAGES --out RUN")
         table = files.read_parquet(path / "cells.parquet")
-        self.items = Items(table, rundir.content_of(path), _missed(path), facts=files.read_json(path / "geometry.json"))
+        stamps = tuple(files.read_json(path / "metrics.json").get("stamps", ()))
+        facts = files.read_json(path / "geometry.json")
+        self.items = Items(table, rundir.content_of(path), _missed(path), stamps, facts)
         self.crops = Crops(path / "crops")
         self._positions = table["crop_shard"].to_numpy(np.int64) * cropstore.SHARD_ROWS + table["crop_row"].to_numpy(
             np.int64
@@ -77,7 +79,7 @@ class ImageBranch(Branch):
             notes.append(
                 f"these crops are stored at scale {geometry['scale']:.3g}, the model saw {trained['scale']:.3g}"
             )
-        return notes
+        return notes + brightness.unlike(geometry.get("intensity"), trained.get("intensity"))
 
     def fit(self, rows: NDArray[np.int64]) -> State:
         """(C,) mean and standard deviation, 0..255, over an evenly spread sample of the (n,) training rows."""

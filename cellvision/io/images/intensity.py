@@ -8,29 +8,44 @@ import numpy as np
 from cellvision.io.images.pixels import Array, by_rows
 
 MAX_SAMPLED = 1 << 22  # pixels per channel that an intensity range looks at
+EIGHT_BITS = (0.0, 255.0)
+BITS = (8, 10, 12, 14, 16, 32)  # of the cameras there are
+DEPTHS = ("uint8", "uint16", "uint32", "int8", "int16", "int32")  # types of whole numbers
 
 
-def intensity_range(pixels: Array, percentiles: tuple[float, float] = (0.1, 99.9)) -> tuple[tuple[float, float], ...]:
-    """(H, W, C) -> the (low, high) of each channel that `to_uint8` maps to 0 and 255; 8-bit data keeps (0, 255).
+def percentiles(pixels: Array, ends: tuple[float, float] = (0.1, 99.9)) -> tuple[tuple[float, float], ...]:
+    """(H, W, C) -> two percentiles of each channel, minimum and maximum where they coincide.
 
-    Where the percentiles coincide (a few bright cells on a flat background) the minimum and maximum are taken.
+    They do where a few bright cells lie on a flat background.
     """
-    if pixels.dtype == np.uint8:
-        return ((0.0, 255.0),) * pixels.shape[-1]
     flat = pixels.reshape(-1, pixels.shape[-1])
     sample = flat[:: max(1, len(flat) // MAX_SAMPLED)]
     ranges = []
     for channel in range(flat.shape[1]):
-        low, high = np.percentile(sample[:, channel].astype(np.float64), percentiles)
+        low, high = np.percentile(sample[:, channel].astype(np.float64), ends)
         if not low < high:
             low, high = flat[:, channel].min(), flat[:, channel].max()
         ranges.append((float(low), float(high)))
     return tuple(ranges)
 
 
+def intensity_range(pixels: Array, ends: tuple[float, float] = (0.1, 99.9)) -> tuple[tuple[float, float], ...]:
+    """(H, W, C) -> the (low, high) of each channel by the image alone: its percentiles; 8-bit data keeps (0, 255)."""
+    return (EIGHT_BITS,) * pixels.shape[-1] if pixels.dtype == np.uint8 else percentiles(pixels, ends)
+
+
+def full_scale(largest: float, dtype: str) -> float:
+    """The value that stands for the most light in files of a type whose largest value is known."""
+    if dtype == "uint8":
+        return EIGHT_BITS[1]
+    if dtype not in DEPTHS and largest <= 1:
+        return 1.0
+    return next((2.0**bits - 1 for bits in BITS if largest <= 2.0**bits - 1), float(largest))
+
+
 def to_uint8(pixels: Array, ranges: Sequence[tuple[float, float]]) -> Array:
-    """(H, W, C) -> uint8 (H, W, C): low to 0, high to 255, clipped; a constant channel is 0, 8-bit data stays."""
-    if pixels.dtype == np.uint8:
+    """(H, W, C) -> uint8 (H, W, C): low to 0, high to 255, clipped; constant is 0, 8 bits on (0, 255) stay."""
+    if pixels.dtype == np.uint8 and all(tuple(pair) == EIGHT_BITS for pair in ranges):
         return pixels
 
     def mapped(block: Array) -> Array:

@@ -72,6 +72,8 @@ class Decoded:
     pixels: Array
     pixel_size_um: float | None = None
     notes: list[str] = field(default_factory=list)
+    full_scale: float | None = None  # the value of most light, where the metadata tell less than the samples can hold
+    channel_names: list[str] = field(default_factory=list)  # one a channel, or none
 
 
 def check_size(height: int, width: int, limits: Limits, channels: int = 1, itemsize: int = 1) -> None:

@@ -91,7 +91,7 @@ def _ask(process: subprocess.Popen[bytes], request: dict[str, Any], data: bytes)
     pixels = np.empty(answer["shape"], answer["dtype"])
     if source.readinto(pixels.reshape(-1).view(np.uint8).data) != pixels.nbytes:  # type: ignore[attr-defined]
         raise _Ended
-    return Decoded(pixels, answer["pixel_size_um"], answer["notes"])
+    return Decoded(pixels, **answer["facts"])
 
 
 def _process() -> subprocess.Popen[bytes]:
@@ -175,10 +175,9 @@ def _answer(request: dict[str, Any], source: IO[bytes], sink: IO[bytes], nowhere
         _cap_memory(base + int(limits.max_decoded_mb * 1e6) * MEMORY_FACTOR)
         decoded = decode_bytes(data, request["kind"], request["frames"], request["channels"], limits)
         pixels = decoded.pixels
-        answer: dict[str, Any] = {
-            "shape": pixels.shape, "dtype": pixels.dtype.str, "pixel_size_um": decoded.pixel_size_um,
-            "notes": decoded.notes,
-        }  # fmt: skip
+        facts = {field.name: getattr(decoded, field.name) for field in dataclasses.fields(decoded)}
+        del facts["pixels"]
+        answer: dict[str, Any] = {"shape": pixels.shape, "dtype": pixels.dtype.str, "facts": facts}
     except ImageError as error:
         answer = {"reason": error.reason, "message": str(error)}
     except MemoryError:

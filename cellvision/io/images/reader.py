@@ -43,6 +43,8 @@ class Image:
     pixel_size_um: float | None
     notes: tuple[str, ...]
     sha256: str  # of the file's bytes
+    full_scale: float | None = None  # the value of most light, where the metadata tell less than the type can hold
+    channel_names: tuple[str, ...] = ()
 
 
 def read_image(
@@ -66,8 +68,9 @@ def read_image(
         decoded.notes.append(f"a {kind} file in spite of its name")
     notes = tuple(dict.fromkeys(decoded.notes))
     return Image(
-        decoded.pixels, decoded.pixels.dtype.name, decoded.pixel_size_um, notes, hashlib.sha256(data).hexdigest()
-    )
+        decoded.pixels, decoded.pixels.dtype.name, decoded.pixel_size_um, notes, hashlib.sha256(data).hexdigest(),
+        decoded.full_scale, tuple(decoded.channel_names),
+    )  # fmt: skip
 
 
 def _read_bytes(path: Path, limits: Limits) -> bytes:
