@@ -18,7 +18,7 @@ from cellvision.core.config import assign, build, fingerprint, option, result_ke
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track, within
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import comparison, intervals, splits
+from cellvision.evidence import comparison, intervals, scoring, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.splits import Folds
 from cellvision.executors import local
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
-REVISION = 5
+REVISION = 6
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
+ONE_SEED = "one seed an arm: how much another seed changes a score is in no interval"
 BASELINE = "baseline: "  # arms that are plain models
 OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  # what an arm cannot have for itself
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
@@ -74,13 +75,14 @@ def run(cfg: Config, out: Path) -> None:
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
             plain, facts = run_baselines(cfg, arms, out)
             scored = pd.concat([pool(results, out), plain], ignore_index=True)
-            summary, differences = compare(results, scored, reference)
+            summary, differences = compare(results, scored, annotated(results, out), reference)
             files.write_parquet(out / "results.parquet", results)
             files.write_parquet(out / "scored.parquet", scored)
             write(out, summary, differences)
             if cfg.by is not None:
                 write_by(out, scored, items, cfg.by)
-            claimed.finish(summarise(results, summary) | facts | {"stamps": splits.stamps(items, split)})
+            stamps = [*splits.stamps(items, split), *([ONE_SEED] if len(cfg.seeds) == 1 else [])]
+            claimed.finish(summarise(results, summary) | facts | {"stamps": stamps})
     report_to_person(out)
 
 
@@ -190,7 +192,7 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
     metrics = files.read_json(folder / "metrics.json")
-    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "cell_accuracy", "purity")
+    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "purity")
     return row | {key: metrics.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
 
 
@@ -301,14 +303,36 @@ def pool(results: pd.DataFrame, out: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units."""
+def annotated(results: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """What every arm and seed says of the items with a true label, where that is one of the classes."""
     import pandas as pd
 
-    pooled = {str(arm): comparison.pool(rows) for arm, rows in scored.groupby("arm", sort=False)}
+    tables = []
+    for row in results[results["status"] == "ok"].to_dict("records"):
+        items = files.read_parquet(out / row["run"] / "predictions.parquet")
+        if "annotation" in items:
+            inside = items[items["annotation"].isin({name.removeprefix(scoring.PROBABILITY) for name in items})]
+            columns = inside[["item_id", "unit", "predicted"]].rename(columns={"item_id": "key"})
+            tables.append(columns.assign(truth=inside["annotation"], arm=row["arm"], seed=row["seed"]))
+    return pd.concat(tables) if tables else pd.DataFrame(columns=["arm"])
+
+
+def compare(
+    results: pd.DataFrame, scored: pd.DataFrame, labelled: pd.DataFrame, reference: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units.
+
+    labelled: rows of single items with a true label, as `scored` has rows.
+    """
+    import pandas as pd
+
+    pooled, cells = (
+        {str(arm): comparison.pool(rows) for arm, rows in table.groupby("arm", sort=False)}
+        for table in (scored, labelled)
+    )
     summary: list[dict[str, Any]] = []
     for arm, rows in pooled.items():
-        interval = intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
+        interval = comparison.score(rows)
         children = results[(results["arm"] == arm) & (results["status"] == "ok")]
         by_seed = children.groupby("seed")["balanced_accuracy"].mean() if len(children) else None
         summary.append({
@@ -316,7 +340,7 @@ def compare(results: pd.DataFrame, scored: pd.DataFrame, reference: str) -> tupl
             "status": "ok",
             "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
             "steps_total": float(children["steps_total"].mean()) if len(children) else None,
-            "cell_accuracy": float(children["cell_accuracy"].mean()) if len(children) else None,
+            **(comparison.score(cells[arm]).flat("cell_accuracy") if arm in cells else {}),
             **absolute_error(scored[scored["arm"] == arm]),
         })  # fmt: skip
     refused = results[results["status"] != "ok"].drop_duplicates("arm")
@@ -384,7 +408,7 @@ def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None
     scores: list[dict[str, Any]] = []
     for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
         pooled = comparison.pool(rows)
-        interval = intervals.balanced_accuracy(*(pooled[name].to_numpy() for name in ("unit", "truth", "correct")))
+        interval = comparison.score(pooled)
         score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
         scores.append({"arm": arm, column: level, "order": order.index(level), **score})
     table = pd.DataFrame(scores).sort_values(["arm", "order"]).drop(columns="order")

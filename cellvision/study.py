@@ -24,7 +24,7 @@ from cellvision.io import rawfolder
 from cellvision.runs.calls import stage
 from cellvision.segmenters import SegmenterConfig
 
-REVISION = 2
+REVISION = 3
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
 SSL = "simclr"
 TRAINING_SHARE = 0.8  # of a budget; a tenth is kept for probes, baselines and the report, and a tenth in reserve
@@ -98,7 +98,7 @@ def run(cfg: Config, out: Path) -> None:
         begun = time.monotonic()
         cells, planned = out / "runs" / "segment", out / "runs" / "plan"
         segment.run(cutting, cells)
-        plan.run(plan.Config(items=cells, **_only(cfg, "unit", "units", "folds", "seed")), planned)
+        plan.run(plan.Config(items=cells, **_only(cfg, "target", "unit", "units", "folds", "seed")), planned)
         schedule = decide(cfg, cells, planned, seconds and seconds - (time.monotonic() - begun), out)
         metrics = compare(cfg, cells, planned, schedule, out)
         bundle = train_bundle(cfg, cells, planned, schedule, out)

@@ -17,6 +17,11 @@ def pool(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby(["key", "unit", "truth"], as_index=False)["correct"].mean()
 
 
+def score(rows: pd.DataFrame) -> Interval:
+    """Pooled rows -> their balanced accuracy."""
+    return intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
+
+
 class Seeds(NamedTuple):
     """How much another seed changes the balanced accuracy of an arm, from all arms that were trained several times."""
 
