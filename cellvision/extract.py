@@ -46,10 +46,10 @@ def run(cfg: Config, out: Path) -> None:
     import pandas as pd
 
     reader = Reader(cfg.raw)
-    paths = reader.paths()
+    paths = reader.paths
     if not paths:
         raise NoUsableInput(f"no HDF5 files in {cfg.raw}")
-    listing = [[reader.name_of(path), hash_or_reason(path)] for path in paths]
+    listing = [[reader.name_of(path), files.hash_or_reason(path)] for path in paths]
     with RunDir.claim(out, "extract", cfg, {"raw": fingerprint(listing)}, REVISION) as claimed:
         if not claimed.done:
             preview = Preview(cfg.preview)
@@ -68,14 +68,6 @@ def run(cfg: Config, out: Path) -> None:
         say(f"extract: {metrics['skipped']} files, samples or cells were left out; {out / 'faults.csv'} says why")
         if cfg.strict:
             raise RejectedInput(f"{metrics['skipped']} inputs were left out; {out / 'faults.csv'} names them")
-
-
-def hash_or_reason(path: Path) -> str:
-    """What a file holds; a file that cannot be opened will be a row that says so, and is told from a readable one."""
-    try:
-        return files.sha256_file(path)
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
 
 
 # -- the table ----------------------------------------------------------------------------------------------------

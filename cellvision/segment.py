@@ -48,7 +48,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 6
+REVISION = 7
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -126,12 +126,8 @@ def run(cfg: Config, out: Path) -> None:
     truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
-            images, cells = find_cells(cfg, entries, out)
-            matched = match_annotations(cfg, images, cells, out)
-            cells = finish_cells(cells, matched)
-            images, intensity = choose_ranges(images, account.items_of(images) > 0, cfg.read)
-            cells = write_crops(cfg, entries, images, cells, intensity, out)
-            preview(entries, images, out / "masks", out / "preview.png", lambda entry: load_pixels(entry, cfg.read)[1])
+            images, cells, matched = both_passes(cfg, entries, out)
+            preview(entries, images, out / "masks", out / "preview.png", lambda entry: shown(entry, cfg, out))
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
             claimed.finish(account.summarise(images, cells, matched))
@@ -154,7 +150,7 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
         raise NoUsableInput(f"no folder at {folder}")
     table = readycrops.below(folder, readycrops.read_metadata(cfg.metadata, cfg.unit), cfg.metadata)
     present = [name for name in table["image"] if (folder / name).is_file()]
-    content = fingerprint([(name, files.sha256_file(folder / name)) for name in present])
+    content = fingerprint([(name, files.hash_or_reason(folder / name)) for name in present])
     inputs = {"crops": content, "metadata": content_of(cfg.metadata)}
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
@@ -164,6 +160,42 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
             write_tables(images, cells, None, out)
             claimed.finish(account.summarise(images, cells, None))
     account.tell(out, cfg.strict)
+
+
+def both_passes(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
+    """Images, cells and annotations. An image that is gone before its cells are cut is one that could not be read."""
+    while True:
+        images, cells = find_cells(cfg, entries, out)
+        matched = match_annotations(cfg, images, cells, out)
+        cells = finish_cells(cells, matched)
+        images, intensity = choose_ranges(images, account.items_of(images) > 0, cfg.read)
+        try:
+            return images, write_crops(cfg, entries, images, cells, intensity, out), matched
+        except LostImage as lost:
+            give_up(lost, entries, out)
+
+
+class LostImage(Exception):  # noqa: N818 - says what happened
+    """image_id, reason and text of an image that could be read once and cannot be read again."""
+
+
+def give_up(lost: LostImage, entries: list[Entry], out: Path) -> None:
+    """The part of this image, and of all others that are no longer what they were, says that it was skipped."""
+    image_id, reason, text = lost.args
+    for entry in entries:
+        gone = entry.status == "ok" and files.hash_or_reason(entry.path) != entry.sha256
+        if entry.image_id == image_id or gone:
+            why = (reason, text) if entry.image_id == image_id else (Reason.E_IO, "it was there when the run began")
+            say(f"segment: {entry.relative!r} can no longer be read and is left out: {why[1]}")
+            files.write_json(_part(out, entry), {"image": account.image_row(entry, "skipped", *why), "cells": []})
+
+
+def shown(entry: Entry, cfg: Config, out: Path) -> NDArray[np.uint8]:
+    """(H, W, C) pixels for the preview, black where the image is gone by now."""
+    try:
+        return load_pixels(entry, cfg.read)[1]
+    except ImageError:
+        return np.zeros((*labelmaps.read(out / "masks" / f"{entry.image_id}.tif").shape, 1), np.uint8)
 
 
 # -- first pass: masks --------------------------------------------------------------------------------------------
@@ -347,7 +379,10 @@ def write_crops(
 def crop_one(task: tuple[Config, Entry, Any, Ranges, tuple[int, int], Path]) -> NDArray[np.uint8]:
     """The crops of one image, (n, S, S, C+1); a grey image among colour ones is repeated over the channels."""
     cfg, entry, cells, ranges, (size, channels), out = task
-    pixels = grey_repeated(crop_pixels(entry, cfg.read, ranges), channels)
+    try:
+        pixels = grey_repeated(crop_pixels(entry, cfg.read, ranges), channels)
+    except ImageError as error:
+        raise LostImage(entry.image_id, error.reason, str(error)) from None
     return crop.cut(pixels, labelmaps.read(out / "masks" / f"{entry.image_id}.tif"), cells, size)
 
 

@@ -200,6 +200,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def hash_or_reason(path: Path) -> str:
+    """The hash of a file's content, or why it cannot be read: it then ends in a row."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        return f"unreadable, {error.strerror}"
+
+
 def hash_tree(folder: Path, skip: frozenset[str] = frozenset()) -> str:
     """One hash over the relative names and contents of all files below `folder`, except names in `skip`."""
     return hash_of(hashes_below(folder, skip))

@@ -218,12 +218,7 @@ def scan_folder(raw: Path, *, follow_symlinks: bool = False) -> list[Entry]:
 
 def _hashed(entry: Entry) -> Entry:
     """With the hash of its content, so that a file that changes before it is read is noticed."""
-    if entry.status != "ok":
-        return entry
-    try:
-        return replace(entry, sha256=files.sha256_file(entry.path))
-    except OSError as error:
-        return replace(entry, sha256=f"unreadable, {error.strerror}")
+    return entry if entry.status != "ok" else replace(entry, sha256=files.hash_or_reason(entry.path))
 
 
 def fingerprint_of(entries: list[Entry]) -> str:

@@ -145,7 +145,7 @@ def test_a_link_out_of_the_folder_is_not_followed(traces: Path, tmp_path: Path) 
     folder.mkdir()
     (folder / "inside.h5").write_bytes(next(traces.rglob("*.h5")).read_bytes())
     (folder / "outside.h5").symlink_to(next(traces.rglob("*.h5")))
-    assert [path.name for path in Reader(folder).paths()] == ["inside.h5"]
+    assert [path.name for path in Reader(folder).paths] == ["inside.h5"]
 
 
 def test_simulations_are_the_units_and_equal_ones_are_one(traces: Path, tmp_path: Path) -> None:

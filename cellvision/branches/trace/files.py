@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class Reader:
     faults: list[Fault] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
 
+    @cached_property
     def paths(self) -> list[Path]:
         """HDF5 files at or below the root, sorted by name with numbers as numbers; links out of it are left out."""
         if self.root.is_file():
@@ -85,10 +87,10 @@ class Reader:
         NoUsableInput, or UnsafeInput, when nothing could be read.
         """
         refused: UnsafeInput | None = None
-        for path in self.paths():
+        for path in self.paths:
             row: dict[str, Any] = {
                 "file": self.name_of(path),
-                "bytes": path.stat().st_size,
+                "bytes": path.stat().st_size if path.is_file() else 0,
                 "status": "ok",
                 "reason": "",
             }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells import shapes
+from cellvision.cells.quality import noise_of
 from cellvision.io.components import Connectivity, measured_components
 
 Mask = NDArray[np.bool_]  # (H, W)
@@ -15,6 +17,8 @@ Labels = NDArray[np.int32]  # (H, W), 0 = background
 
 AREA = 4  # column of `measured_components`
 FEWEST = 5  # px, below this a region has no form
+RIM = 4  # px at least around a cell that its contrast is measured against
+LEAST_NOISE = 0.5  # grey levels, what 8 bits leave
 MIN_DIAMETER = 5.0  # px, below this a blob cannot be told from noise
 
 
@@ -87,3 +91,30 @@ def drop_specks(labels: Labels, smallest_px: float) -> Labels:
         if boxes[largest, AREA] >= max(smallest_px, area_of(MIN_DIAMETER)):
             kept[box][pieces == largest] = label
     return kept
+
+
+def contrasts(labels: Labels, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Per cell: `contrast`, how far its mean is from that of the background around it, in the channel's noise.
+
+    (H, W), (H, W, C) uint8, of the channel where it is farthest. Made of whole numbers: the same on every processor.
+    """
+    runs = shapes.runs_of(labels)
+    boxes, area = shapes.boxes(runs), shapes.areas(runs)
+    rim = np.maximum(RIM, (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) // 2)[:, None]
+    boxes = np.concatenate([np.maximum(boxes[:, :2] - rim, 0), np.minimum(boxes[:, 2:] + rim, labels.shape)], 1)
+    outside = labels == 0
+    around = np.maximum(_within(outside, boxes), 1)
+    farthest = np.zeros(len(area))
+    for channel in np.moveaxis(pixels, 2, 0):
+        inside = np.bincount(labels.ravel(), weights=channel.ravel(), minlength=len(area) + 1)[1:]
+        difference = np.abs(inside / area - _within(channel * outside, boxes) / around)
+        farthest = np.maximum(farthest, difference / max(noise_of(channel), LEAST_NOISE))
+    return {"contrast": farthest.astype(np.float32)}
+
+
+def _within(plane: NDArray[Any], boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(H, W) whole numbers, (n, 4) y0, x0, y1, x1 -> (n,) their sums in each box."""
+    sums = np.zeros((plane.shape[0] + 1, plane.shape[1] + 1), np.int64)
+    sums[1:, 1:] = plane.astype(np.int64).cumsum(0).cumsum(1)
+    top, left, bottom, right = boxes.T
+    return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]

@@ -22,6 +22,7 @@ from cellvision.segmenters.threshold.regions import (
     Mask,
     Region,
     area_of,
+    contrasts,
     drop_specks,
     regions,
     solidity_of,
@@ -63,7 +64,7 @@ class Threshold(Segmenter):
         labels, diameter = (lumina if scene.look == "walls" else blobs)(scene, self.cfg.diameter)
         labels, _ = in_raster_order(drop_specks(labels, self.cfg.smallest * area_of(diameter)))
         notes = (f"look: {scene.look}", f"typical diameter: {diameter:.1f} px")
-        return Segmentation(labels, describe(labels, scene), notes)
+        return Segmentation(labels, contrasts(labels, pixels), notes)
 
     def identity(self) -> str:
         """The method; there are no weights."""
@@ -434,15 +435,3 @@ def lumina(scene: Scene, diameter: float | None) -> tuple[Labels, float]:
     labels = owner.apply(basins)
     sizes = np.bincount(labels.ravel())
     return np.where(sizes[labels] > 0.2 * labels.size, 0, labels).astype(np.int32), float(size)  # outside the tissue
-
-
-# --- 4 tables
-
-
-def describe(labels: Labels, scene: Scene) -> dict[str, NDArray[np.float32]]:
-    """Per cell: `contrast`, its mean signal over the noise of the background."""
-    count = int(labels.max())
-    area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    total = np.bincount(labels.ravel(), weights=scene.signal.ravel(), minlength=count + 1)[1:]
-    contrast = total / np.maximum(area, 1) / max(scene.noise, 0.5)
-    return {"contrast": contrast.astype(np.float32)}
