@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from cellvision.branches import BRANCHES
 from cellvision.branches.items import Items
@@ -11,13 +11,10 @@ from cellvision.core import files
 from cellvision.core.config import option
 from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.evidence import splits
+from cellvision.evidence import independence, splits
 from cellvision.evidence.configs import UnitsConfig
 from cellvision.evidence.splits import Folds, Splits
 from cellvision.runs.calls import stage
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 REVISION = 3
 MIL_BAGS = 10  # bags a class that bag-level learning needs
@@ -61,7 +58,7 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
         }
         for group, rows in table.groupby("group")
     }  # fmt: skip
-    duplicates, conflicts = find_duplicates(table)
+    duplicates, conflicts = independence.duplicates(table)
     units = int(table["unit"].nunique())
     protocol = f"{made.folds} folds by unit" if made.folds >= 2 else "none: no group has two units"
     return {
@@ -69,16 +66,6 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
         "duplicates": duplicates, "label_conflicts": conflicts, "stamps": list(items.stamps),
         "claims": list(claims(groups, f"{protocol}; {units} units", duplicates, conflicts, items)),
     }  # fmt: skip
-
-
-def find_duplicates(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
-    """Sets of sources with the same content, and those of them that stand in more than one group."""
-    sources = table.drop_duplicates("source_id")
-    same = [rows for _, rows in sources.groupby("source_hash") if len(rows) > 1]
-    return (
-        [sorted(rows["source_id"]) for rows in same],
-        [sorted(rows["source_id"]) for rows in same if rows["group"].nunique() > 1],
-    )
 
 
 def claims(
@@ -99,9 +86,8 @@ def claims(
     if few:
         lines.append(f"too few sources ({MIL_BAGS} a group are needed) to learn from bags: {', '.join(few)}")
     if duplicates:
-        lines.append(f"{len(duplicates)} sets of identical sources, each kept in one fold")
-    if conflicts:
-        lines.append(f"label conflict: {len(conflicts)} sets of identical sources stand in different groups")
+        lines.append(f"{len(duplicates)} sets of identical or nearly identical sources, each kept in one fold")
+    lines += [*independence.conflict_told(conflicts), *items.notes]
     if "annotation" not in items.table or items.table["annotation"].isna().all():
         lines.append("no annotations: scores say how well the folder is recovered (agreement), not what a cell is")
     return lines + list(items.stamps)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches import items
-from cellvision.cells import account, annotate, crop, cropstore, hygiene, readycrops
+from cellvision.cells import account, annotate, crop, cropstore, families, hygiene, readycrops
 from cellvision.cells.brightness import Ranges
 from cellvision.cells.modes import Mode
 from cellvision.cells.pixels import (
@@ -35,7 +35,7 @@ from cellvision.core.config import Only, StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.evidence import labelscores
+from cellvision.evidence import independence, labelscores
 from cellvision.executors import local
 from cellvision.io import labelmaps, rawfolder
 from cellvision.io.images.reader import ImageError, Reason
@@ -130,7 +130,7 @@ def run(cfg: Config, out: Path) -> None:
             preview(entries, images, out / "masks", out / "preview.png", lambda entry: shown(entry, cfg, out))
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
-            claimed.finish(account.summarise(images, cells, matched))
+            claimed.finish(account.summarise(images, cells, matched) | {"notes": list(notes_on(images))})
         if truth is not None:
             labelscores.score_run(out, truth, cfg.workers)
         account.tell(out, cfg.strict)
@@ -165,7 +165,7 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
 def both_passes(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
     """Images, cells and annotations. An image that is gone before its cells are cut is one that could not be read."""
     while True:
-        images, cells = find_cells(cfg, entries, out)
+        images, cells = in_units(*find_cells(cfg, entries, out))
         matched = match_annotations(cfg, images, cells, out)
         cells = finish_cells(cells, matched)
         images, intensity = choose_ranges(images, account.items_of(images) > 0, cfg.read)
@@ -307,6 +307,19 @@ def _segmenter(cfg: Config) -> Segmenter:
 # -- between the passes -------------------------------------------------------------------------------------------
 
 
+def in_units(images: pd.DataFrame, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables with the unit of each image, its field where a family of files shows it, and its place on a plate."""
+    family = families.found(images)
+    return (images.merge(family, on="image_id", how="left"), cells.merge(family, on="image_id", how="left"))
+
+
+def notes_on(images: pd.DataFrame) -> Iterator[str]:
+    """Lines about families of files, and pictures that stand in several groups."""
+    read = images[images["status"] == "ok"].rename(columns={"image_id": "source_id", "pixel_hash": "source_hash"})
+    yield from independence.conflict_told(independence.duplicates(read)[1])
+    yield from families.told(read)
+
+
 def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, out: Path) -> pd.DataFrame | None:
     """Every annotation with its status (matched, outside, shared, no_image) and item_id."""
     import pandas as pd
@@ -335,7 +348,7 @@ def _item_ids(table: pd.DataFrame) -> pd.Series:
 def finish_cells(cells: pd.DataFrame, matched: pd.DataFrame | None) -> pd.DataFrame:
     """The columns every items table has, in order; the annotation where a cell has one."""
     cells = cells.assign(item_id=_item_ids(cells)).sort_values("item_id", ignore_index=True)
-    cells["source_id"] = cells["unit"] = cells.pop("image_id")
+    cells["source_id"] = cells.pop("image_id")
     cells = cells.rename(columns={"pixel_hash": "source_hash"})
     truth = {} if matched is None else matched.dropna(subset=["item_id"]).set_index("item_id")["label"].to_dict()
     cells["annotation"] = cells["item_id"].map(truth).astype(object)

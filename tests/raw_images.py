@@ -23,6 +23,12 @@ def discs(count: int = 2, pitch: int = 32, radius: float = 9.0, dtype: Any = np.
     return (np.where(inside, 60, 200) + noise).astype(dtype)
 
 
+def some_discs(seed: int) -> Any:
+    """128 x 128 pixels with eight dark discs on a grid of sixteen places, another eight for each seed."""
+    places = np.random.default_rng(seed).permutation(16).reshape(4, 4) < 8
+    return np.where(np.kron(places, np.ones((32, 32), bool)), discs(4), 200).astype(np.uint8)
+
+
 def put(path: Path, data: bytes | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pillow(discs(), "PNG") if data is None else data)

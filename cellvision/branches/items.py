@@ -21,7 +21,8 @@ COLUMNS = ("item_id", "source_id", "source_hash", "unit", "group")
 class Items:
     """One table of items; `missed` holds annotations (source_id, label) that no item answers to.
 
-    `numbered`: the sources are rows that are known by their place in a table alone.
+    `notes`: what a person should know who chooses units. `numbered`: the sources are rows that are known by their place
+    in a table alone.
     """
 
     table: pd.DataFrame
@@ -29,6 +30,7 @@ class Items:
     missed: pd.DataFrame
     stamps: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     numbered: bool = False
 
     def __post_init__(self) -> None:

@@ -75,6 +75,8 @@ def tell(out: Path, strict: bool) -> None:
     counts = {mode: metrics[f"{mode}s"] for mode in MODES}
     read, ignored = metrics["images_ok"], metrics["images_ignored"]
     say(f"segment: {counted(counts)} in {read} images; {ignored} files ignored -> {out}")
+    for note in metrics.get("notes", ()):
+        say(f"segment: {note}")
     if counts["object"] or counts["tile"]:
         say("segment: objects and tiles are no single cells; the column mode of cells.parquet tells them apart")
     reasons = ", ".join(f"{flag} {metrics[f'dropped_{flag}']}" for flag in FLAGS if metrics[f"dropped_{flag}"])

@@ -66,6 +66,33 @@ def copies(table: pd.DataFrame) -> dict[str, pd.Series]:
     return ties
 
 
+def duplicates(table: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
+    """Sets of sources of the same or nearly the same content, and those of them that stand in more than one group.
+
+    Such a set begins with one of each group.
+    """
+    sources = table.drop_duplicates("source_id").sort_values("source_id")
+    first = joined(sources["source_id"].astype(str), list(copies(sources).values()))
+    same = [rows for _, rows in sources.groupby(first.to_numpy()) if len(rows) > 1]
+    return (
+        [rows["source_id"].tolist() for rows in same],
+        [
+            rows.loc[rows["group"].duplicated().sort_values(kind="stable").index, "source_id"].tolist()
+            for rows in same
+            if rows["group"].nunique() > 1
+        ],
+    )
+
+
+def conflict_told(conflicts: list[list[str]]) -> list[str]:
+    """The line about sets of sources that are one and stand in several groups, where there are any."""
+    if not conflicts:
+        return []
+    example = " and ".join(conflicts[0][:2])
+    what = f"label conflict: {len(conflicts)} sets of identical or nearly identical sources stand in different groups"
+    return [f"{what}, such as {example}"]
+
+
 def _of_sources(path: Path) -> pd.Series:
     """source_id -> unit as a CSV says it. ConfigError for a source without unit, or with two."""
     given = tables.read_text(path, ("source_id", "unit"))

@@ -232,4 +232,5 @@ def guard(seen: set[str], tested: set[str], what: str, transductive: bool) -> st
 def stamps(items: Items, splits: Splits) -> list[str]:
     """What every result of these splits has to say."""
     rows = items.table["unit"].isna().all() and (splits.table["unit"] == splits.table["source_id"]).all()
-    return [*items.stamps, *(["rows assumed independent"] if rows else [])]
+    conflict = independence.conflict_told(independence.duplicates(items.table)[1])
+    return [*items.stamps, *(["rows assumed independent"] if rows else []), *conflict]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from corpus import pillow, tiff
-from raw_images import discs, put, segmented
+from raw_images import discs, put, segmented, some_discs
 
 from cellvision import segment
 from cellvision.core import files
@@ -96,12 +95,6 @@ def test_junk_has_a_row_each_and_costs_nothing(tmp_path: Path) -> None:
 
 
 # -- copies, groups, images without cells (I06 to I09) ------------------------------------------------------------
-
-
-def some_discs(seed: int) -> Any:
-    """128 x 128 pixels with eight discs on a grid of sixteen places."""
-    places = np.random.default_rng(seed).permutation(16).reshape(4, 4) < 8
-    return np.where(np.kron(places, np.ones((32, 32), bool)), discs(4), 200).astype(np.uint8)
 
 
 def test_copies_are_found_in_any_encoding_and_stay_together(tmp_path: Path) -> None:

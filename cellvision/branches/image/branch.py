@@ -45,9 +45,9 @@ class ImageBranch(Branch):
         if not rundir.is_run(path, "segment"):
             raise ConfigError(f"{path} is no segment run; make one with: cellvision segment --raw IMAGES --out RUN")
         table = files.read_parquet(path / "cells.parquet")
-        stamps = tuple(files.read_json(path / "metrics.json").get("stamps", ()))
-        facts = files.read_json(path / "geometry.json")
-        self.items = Items(table, rundir.content_of(path), _missed(path), stamps, facts)
+        facts, metrics = (files.read_json(path / f"{name}.json") for name in ("geometry", "metrics"))
+        stamps, notes = (tuple(metrics.get(name, ())) for name in ("stamps", "notes"))
+        self.items = Items(table, rundir.content_of(path), _missed(path), stamps, facts, notes)
         self.crops = Crops(path / "crops")
         self._positions = table["crop_shard"].to_numpy(np.int64) * cropstore.SHARD_ROWS + table["crop_row"].to_numpy(
             np.int64
