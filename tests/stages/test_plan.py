@@ -12,7 +12,7 @@ from cellvision.core import files
 
 
 def test_a_unit_of_several_groups_is_counted_once(tmp_path: Path) -> None:
-    rows = [{"donor": f"d{n // 4}", "group": "ab"[n % 2], "x": n, "y": n % 3} for n in range(24)]
+    rows = [{"donor": f"d{n // 4}", "group": "ab"[n % 2], "f": n * n % 7, "y": n % 3} for n in range(24)]
     pd.DataFrame(rows).to_csv(tmp_path / "cells.csv", index=False)
     branch = {"name": "tabular"}
     out = run(plan, tmp_path / "run", items=tmp_path / "cells.csv", branch=branch, unit="donor")
