@@ -21,6 +21,7 @@ MISSING = (
 
 SEPARATORS = (",", ";", "\t", "|", " ")
 ONE_COLUMN = "\x1f"  # stands for a separator where the file has none
+ONE_SHORT = 0.6  # how well a separator fits by which every row has one field more than the header, as R writes it
 SAMPLE = 1 << 22  # bytes the dialect is found from
 SAMPLE_ROWS, SAMPLE_CELLS = 200, 200_000
 SPACES = " \u00a0\u202f'"  # what groups the thousands besides point and comma
@@ -150,6 +151,8 @@ def find_separator(sample: str, where: Path) -> str:
             continue
         header, *counts = [len(record) for _, record in _some_rows(sample, separator, where)]
         same = round(sum(count == header for count in counts) / len(counts), 1) if counts else 1.0
+        if counts and all(count == header + 1 for count in counts):
+            same = ONE_SHORT
         if header > 1 and (same, header) > best and (separator != " " or same > 0.5):
             best, chosen = (same, header), separator
     return chosen

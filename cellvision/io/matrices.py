@@ -5,7 +5,7 @@ Text columns and missing values are found as pandas finds them; genes may stand 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,15 @@ def read(path: Path, dialect: Dialect) -> pd.DataFrame:
     return next(_portions(path, dialect, None, {}, len(names)))
 
 
-def named_portions(path: Path, dialect: Dialect, count: int) -> Iterator[pd.DataFrame]:
-    """`count` rows at a time; the first column, as it was written, names them.
+def named_portions(path: Path, dialect: Dialect, count: int, texts: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
+    """`count` rows at a time; the first column, and those in `texts`, as they were written; the first names the rows.
 
     A header without a name for the row names, as R writes it, is understood.
     """
     names, first = csvrows.first_rows(path, dialect)
     beside = len(first) == len(names) + 1
-    words = {} if beside else {0: str}  # a converter, since with a dtype pandas handles every column by itself
+    words: dict[int | str, Any] = {} if beside else {0: str}  # with a dtype pandas handles every column by itself
+    words |= dict.fromkeys(texts, lambda cell: cell or None)
     settings = {"index_col": 0, "converters": words}
     yield from _portions(path, dialect, count, settings, len(first) if beside else len(names))
 

@@ -213,15 +213,15 @@ def as_numbers(table: pd.DataFrame, path: Path, first: int = 0) -> pd.DataFrame:
     return table
 
 
-def text_portions(path: Path, missing: Sequence[str] = EMPTY) -> Iterator[pd.DataFrame]:
-    """A CSV or Parquet table in portions, every cell as it was written, NaN where it is one of `missing`."""
+def text_portions(path: Path) -> Iterator[pd.DataFrame]:
+    """A CSV or Parquet table in portions, every cell as it was written, NaN where it is empty."""
     if kind_of(path) != "csv":
         frame = read(path, text="all").frame
-        yield frame.where(~frame.isin(missing), np.nan)
+        yield frame.where(~frame.isin(EMPTY), np.nan)
         return
     dialect = sniff(path, decimal=".")
     names, _ = csvtables.header_names(path, dialect)
-    for batch in csvtables.record_batches(path, dialect, len(names), missing=missing):
+    for batch in csvtables.record_batches(path, dialect, len(names), missing=EMPTY):
         for at in (at for at, name in enumerate(names) if not name):
             csvtables.refuse_unnamed(path, at, batch.column(at).null_count < batch.num_rows)
         kept, _ = csvtables.distinct(names, lambda at: np.array(batch.column(at).to_pylist(), object), path)  # noqa: B023

@@ -159,5 +159,5 @@ def test_halves_of_counts_add_up_and_are_independent() -> None:
 
 def test_normalised_values_cannot_be_halved(values: NDArray, tmp_path: Path) -> None:
     path = h5ad(tmp_path / "a.h5ad", np.log1p(scaled_counts(values)).astype(np.float32))
-    with pytest.raises(ConfigError, match="only counts can be split"):
+    with pytest.raises(ConfigError, match="only whole counts can be split"):
         opened(path, half="first")

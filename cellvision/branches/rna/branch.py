@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from cellvision.branches import Augment, Baseline, Branch, Sample, State
 from cellvision.branches.items import Items, no_missed
-from cellvision.branches.rna import cellset, counts
+from cellvision.branches.rna import cellset, counts, kinds, tenx
 from cellvision.branches.rna import genes as genes
 from cellvision.branches.rna import metadata as celltables
+from cellvision.branches.rna import values as values_of_cells
 from cellvision.core import files, rundir
 from cellvision.core.config import Only, PluginConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
 from cellvision.core.yamlfiles import read_yaml
+from cellvision.io.dialect import MISSING
 
 MIN_OVERLAP = 0.8  # share of a model's genes new data must have
 FIT_CELLS = 20_000  # training cells that quantiles are taken from
@@ -70,7 +72,8 @@ class RnaBranch(Branch):
 
     def __init__(self, cfg: Config, path: Path, reserved: tuple[str, ...] = ()) -> None:
         self.cfg = cfg
-        expression = counts.read(path, cfg.layer, cfg.backed, cfg.orient)
+        labels = tuple(filter(None, (*reserved, cfg.group)))
+        expression = counts.read(path, cfg.layer, cfg.backed, cfg.orient, labels)
         self.data = cellset.CellSet(expression, cfg.half)
         data = self.data
         data.cells, notes = celltables.join(data.cells, cfg.metadata)
@@ -79,6 +82,8 @@ class RnaBranch(Branch):
         self._features = list(map(str, data.genes))
         self._align(np.arange(len(data.genes)))
         table = self._table()
+        data.notes += label_notes(table, labels)
+        data.facts["notes"] = list(data.notes)
         self.items = Items(table, self._content(path), no_missed(), tuple(self._stamps(table, reserved)), data.facts)
         self._checked: dict[str, Any] | None = None
         self._aligned: list[str] = []
@@ -124,7 +129,8 @@ class RnaBranch(Branch):
             raise ConfigError(f"no column {self.cfg.group!r}; columns: {', '.join(table.columns)}")
         group = table[self.cfg.group].astype(str) if self.cfg.group else "all"
         fixed = {"item_id": data.names, "source_id": data.names, "source_hash": survey.content}
-        return table.assign(**fixed, unit=None, group=group)
+        unit = table[tenx.SAMPLE_COLUMN] if "samples" in data.facts else None
+        return table.assign(**fixed, unit=unit, group=group)
 
     def _content(self, path: Path) -> str:
         """What the file and every joined table hold."""
@@ -204,7 +210,7 @@ class RnaBranch(Branch):
             self._total, self._detected = self.survey.total, self.survey.detected.astype(np.float64)
             return
         self._total, self._detected = np.zeros(self.data.shape[0]), np.zeros(self.data.shape[0])
-        for rows, values in counts.chunks(self.data, np.arange(self.data.shape[0])):  # type: ignore[arg-type]
+        for rows, values in values_of_cells.chunks(self.data, np.arange(self.data.shape[0])):  # type: ignore[arg-type]
             aligned = genes.columns_of(values, columns)
             self._total[rows] = np.asarray(aligned.sum(1, dtype=np.float64)).ravel()
             self._detected[rows] = np.diff(aligned.indptr)
@@ -214,7 +220,7 @@ class RnaBranch(Branch):
         values, total = genes.columns_of(self.data.take(rows), self._columns), self._total[rows]
         if thinned is not None and self.data.kind == "counts":
             values, total = genes.thinned(values, total, thinned)
-        return counts.log_normalised(values, self.data.kind, total, self.cfg.target_sum)
+        return kinds.log_normalised(values, self.data.kind, total, self.cfg.target_sum)
 
     def fit(self, rows: NDArray[np.int64]) -> State:
         """Of the (n,) training cells: genes, mean and spread, bin edges, the share of each bin, principal axes."""
@@ -241,8 +247,9 @@ class RnaBranch(Branch):
         return np.where(generator(0, *augment.key, "silence").random(shape, np.float32) < silent, 0, values)
 
     def feature_names(self, state: State) -> list[str]:
-        """The genes chosen on the training cells."""
-        return [self._features[number] for number in state["genes"]]
+        """The genes chosen on the training cells: their symbols, where the data has them."""
+        shown = self.data.symbols()
+        return [shown.get(self._features[number], self._features[number]) for number in state["genes"]]
 
     def network(self, name: str, state: State) -> Any:
         """`mlp-256-64`, `cnn-32-64`, or `transformer-3x64x4` (layers, width, heads)."""
@@ -260,10 +267,10 @@ class RnaBranch(Branch):
 
         def values(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             out = np.empty((len(rows), len(column)), np.float32)
-            for start in range(0, len(rows), counts.CHUNK):
-                out[start : start + counts.CHUNK] = self.normalised(rows[start : start + counts.CHUNK])[
-                    :, column
-                ].toarray()
+            for start in range(0, len(rows), values_of_cells.CHUNK):
+                out[start : start + values_of_cells.CHUNK] = self.normalised(
+                    rows[start : start + values_of_cells.CHUNK]
+                )[:, column].toarray()
             return out
 
         def depth(rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -278,9 +285,19 @@ class RnaBranch(Branch):
         }
 
 
+def label_notes(table: Any, names: tuple[str, ...]) -> Iterator[str]:
+    """Where a label is missing, and which words for nothing are taken as labels."""
+    for name in dict.fromkeys(name for name in names if name in table):
+        empty = table[name].isna()
+        if empty.any():
+            yield f"{int(empty.sum())} cells have no {name!r}, such as {table['item_id'][empty].iloc[0]!r}"
+        for word, count in table[name][table[name].isin(MISSING)].value_counts().sort_index().items():
+            yield f"{word!r} is a label of {name!r} ({count} cells), and no gap; --ignore {word} leaves it out"
+
+
 def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     ordered = np.sort(rows)  # sums do not depend on it, and a file is read forwards
-    return (ordered[start : start + counts.CHUNK] for start in range(0, len(ordered), counts.CHUNK))
+    return (ordered[start : start + values_of_cells.CHUNK] for start in range(0, len(ordered), values_of_cells.CHUNK))
 
 
 def _reasons(reasons: dict[str, NDArray[np.bool_]]) -> str:

@@ -7,6 +7,8 @@ true expression, so that labels found on one half do not know the noise of the o
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches.rna.counts import CHUNK, SAMPLE, Expression, Kind, chunks, kind_of
+from cellvision.branches.rna.kinds import WHOLE, Kind, kind_of, linear
+from cellvision.branches.rna.values import CHUNK, Expression, chunks
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.rng import generator
 
@@ -23,12 +26,19 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 Half = Literal["first", "second"]
-MITO = ("MT-", "mt-", "Mt-")
+MITO = re.compile(r"(?:\w+_)?(?:MT|mt|Mt)-.*")  # a genome may stand before it
+ENSEMBL = re.compile(r"(?:\w+_)?ENS[A-Z]*\d{3,}")
+SYMBOLS = re.compile(r"(?i)(?:gene|feature|hgnc)?[\W_]*(?:symbols?|short_?names?|names?)")
+MOSTLY = 0.5  # share of names that must be Ensembl's for symbols to be shown instead
+SAMPLE = 500  # cells that the kind of the values is told from
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over the values finds, for each cell: total, genes detected, mitochondrial share, content hash."""
+    """What one pass over the values finds, for each cell: total, genes detected, mitochondrial share, content hash.
+
+    The share is of expression without its logarithm, and not known of scaled values.
+    """
 
     total: NDArray[np.float64]
     detected: NDArray[np.int64]
@@ -50,8 +60,9 @@ class CellSet:
         self.kind: Kind
         self.kind, sentence = kind_of(sample)
         self.notes.append(sentence)
-        if half and self.kind != "counts":
-            raise ConfigError(f"only counts can be split in halves, and these {sentence}")
+        self.whole = sentence == WHOLE
+        if half and not self.whole:
+            raise ConfigError(f"only whole counts can be split in halves, and these {sentence}")
         self._name_cells()
         self._name_genes(found)
 
@@ -86,6 +97,19 @@ class CellSet:
             self.genes, _ = unique_names(self.genes)
             self.notes.append(f"{repeated} columns repeat the name of a gene; they got a number behind it")
 
+    def symbols(self) -> dict[str, str]:
+        """Ensembl id -> symbol, with the id behind it where two genes share one; empty where names are symbols."""
+        key = next((key for key in self.aliases if SYMBOLS.fullmatch(key)), None)
+        if key is None or np.mean([bool(ENSEMBL.match(str(name))) for name in self.genes]) < MOSTLY:
+            return {}
+        symbol = [str(name) for name in self.aliases[key]]
+        count = Counter(symbol)
+        return {
+            str(gene): name if count[name] == 1 else f"{name} ({gene})"
+            for gene, name in zip(self.genes, symbol, strict=True)
+            if name and name != "nan"
+        }
+
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.rows), len(self.genes)
@@ -107,28 +131,31 @@ class CellSet:
     def survey(self) -> Survey:
         """One pass over all cells. ConfigError names the first value that is no number, or is negative among counts."""
         count, genes = self.shape
-        total, mito = np.zeros(count), np.zeros(count)
+        total = np.zeros(count)
         detected, content = np.zeros(count, np.int64), np.empty(count, object)
         per_gene = np.zeros(genes, np.int64)
         named = [self.genes, *self.aliases.values()]
-        is_mito = np.any([[str(name).startswith(MITO) for name in names] for names in named], axis=0)
+        is_mito = np.any([[bool(MITO.fullmatch(str(name))) for name in names] for names in named], axis=0)
+        is_mito &= self.kind != "scaled"
+        share = np.full(count, np.nan)
         for positions, values in chunks(self, np.arange(count), CHUNK):  # type: ignore[arg-type]
             self._check(values, positions)
             total[positions] = np.asarray(values.sum(1, dtype=np.float64)).ravel()
             detected[positions] = np.diff(values.indptr)
             per_gene += np.bincount(values.indices, minlength=genes)
             if is_mito.any():
-                mito[positions] = np.asarray(values[:, is_mito].sum(1, dtype=np.float64)).ravel()
+                plain = values if self.kind == "counts" else linear(values, self.kind)
+                every, mito = (np.asarray(part.sum(1, dtype=np.float64)).ravel() for part in (plain, plain[:, is_mito]))
+                share[positions] = mito / np.where(every > 0, every, 1)
             for row, (start, stop) in enumerate(zip(values.indptr[:-1], values.indptr[1:], strict=True)):
                 key = values.indices[start:stop].astype(np.int32).tobytes() + values.data[start:stop].tobytes()
                 content[positions[row]] = hashlib.blake2b(key, digest_size=16).hexdigest()
-        share = mito / np.where(total > 0, total, 1) if is_mito.any() else np.full(count, np.nan)
         return Survey(total, detected, share, content, per_gene)
 
     def _check(self, values: csr_matrix, positions: NDArray[np.int64]) -> None:
         bad = ~np.isfinite(values.data)
         if self.kind == "counts":
-            bad |= (values.data < 0) | (values.data != np.round(values.data))
+            bad |= (values.data < 0) | (self.whole & (values.data != np.round(values.data)))
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             row = int(np.searchsorted(values.indptr, at, side="right")) - 1

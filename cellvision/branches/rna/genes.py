@@ -41,7 +41,10 @@ def thinned(values: csr_matrix, total: NDArray[np.float64], augment: Augment) ->
     for row in range(values.shape[0]):
         nonzeros = slice(out.indptr[row], out.indptr[row + 1])
         rng = generator(0, *augment.key, "thin", row)
-        out.data[nonzeros] = rng.binomial(out.data[nonzeros].astype(np.int64), KEPT[augment.strength])
+        whole = np.floor(out.data[nonzeros])
+        rest = out.data[nonzeros] - whole  # of counts that are not whole
+        out.data[nonzeros] = rng.binomial(whole.astype(np.int64), KEPT[augment.strength])
+        out.data[nonzeros] += rest * np.float32(KEPT[augment.strength])
         left[row] = out.data[nonzeros].sum()
     return out, left
 

@@ -54,10 +54,10 @@ def join(cells: pd.DataFrame, given: Sequence[Path]) -> tuple[pd.DataFrame, list
 
 
 def read_words(path: Path) -> pd.DataFrame:
-    """A table of text; R and pandas write NA for what is missing."""
+    """A table of text, as it was written: NA may be what a cell is called."""
     import pandas as pd
 
-    return pd.concat(tables.text_portions(path, tables.MISSING), ignore_index=True)
+    return pd.concat(tables.text_portions(path), ignore_index=True)
 
 
 def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def by_cell(cells: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
     bare = pd.Index([re.sub(r"-\d+$", "", name) for name in wanted])
     best: tuple[int, Any, str] = (0, None, "")
     parts: dict[tuple[str, bool], list[Any]] = {}
-    for portion in tables.text_portions(path, tables.MISSING):
+    for portion in tables.text_portions(path):
         columns = [name for name in KEYS if name in portion] or list(portion.columns)
         for column in columns:
             for cut, names in ((False, wanted), (True, bare)):
