@@ -233,7 +233,8 @@ class _Audit:
         if family == h5t.OPAQUE:
             raise self.refuse(where, "holds opaque bytes, which may be a pickle")
         if family == h5t.VLEN:  # text of variable length is of the family STRING
-            if not attribute or kind.get_super().get_class() != h5t.REFERENCE:  # HDF5's own dimension scales
+            plain = (h5t.REFERENCE, h5t.STRING, h5t.INTEGER)  # HDF5's own dimension scales, MATLAB's names of fields
+            if not attribute or kind.get_super().get_class() not in plain:
                 raise self.refuse(where, "holds objects of variable length")
         elif family == h5t.REFERENCE:
             if not (kind.equal(h5t.STD_REF_OBJ) or kind.equal(h5t.STD_REF_DSETREG)):

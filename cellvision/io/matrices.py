@@ -25,13 +25,6 @@ def dialect_of(path: Path) -> Dialect:
     return sniff(path, unsure=",")
 
 
-def read(path: Path, dialect: Dialect) -> pd.DataFrame:
-    """All rows at once. ConfigError for names that stand twice."""
-    names = csvrows.header(path, dialect)
-    tables.check_names([name for name in names if name], str(path))
-    return next(_portions(path, dialect, None, {}, len(names)))
-
-
 def named_portions(path: Path, dialect: Dialect, count: int, texts: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
     """`count` rows at a time; the first column, and those in `texts`, as they were written; the first names the rows.
 
@@ -45,9 +38,7 @@ def named_portions(path: Path, dialect: Dialect, count: int, texts: Sequence[str
     yield from _portions(path, dialect, count, settings, len(first) if beside else len(names))
 
 
-def _portions(
-    path: Path, dialect: Dialect, count: int | None, settings: dict[str, Any], width: int
-) -> Iterator[pd.DataFrame]:
+def _portions(path: Path, dialect: Dialect, count: int, settings: dict[str, Any], width: int) -> Iterator[pd.DataFrame]:
     """ConfigError names the rows that are too long or too short, by line."""
     import pandas as pd
 
@@ -57,8 +48,7 @@ def _portions(
     checked = False
     try:
         with open_text(path, dialect.encoding) as handle:
-            portions = pd.read_csv(handle, chunksize=count, low_memory=False, **settings)
-            for portion in [portions] if count is None else portions:
+            for portion in pd.read_csv(handle, chunksize=count, low_memory=False, **settings):
                 if not checked and portion.iloc[:, -1:].isna().to_numpy().any():  # pandas fills short rows
                     csvrows.refuse_ragged(path, dialect, width)
                     checked = True

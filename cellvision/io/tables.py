@@ -38,8 +38,11 @@ def read(
     separator: str | None = None,
     decimal: str | None = None,
     text: Collection[str] | Literal["all"] = (),
+    unsure: str | None = None,
 ) -> Table:
     """CSV, Parquet or h5ad by content; columns named in `text` as they were written, NaN where a cell is empty.
+
+    `unsure`: the decimal mark where 1,234 alone leaves it open.
 
     UnsafeInput for files that may hold code, ConfigError for unreadable ones, NoUsableInput for those without rows.
     """
@@ -51,7 +54,7 @@ def read(
     elif text == "all":
         table = Table(_joined(text_portions(path)))
     else:
-        table = csvtables.read_csv(path, sniff(path, separator, decimal, text), text)
+        table = csvtables.read_csv(path, sniff(path, separator, decimal, text, unsure), text)
     check_names([str(name) for name in table.frame.columns], str(path))
     if table.frame.empty:
         raise NoUsableInput(f"{path} holds a header but no rows")

@@ -58,11 +58,11 @@ def test_a_target_that_changes_with_time_is_no_channel(tmp_path: Path) -> None:
     [
         (wide_text(["a,x," + ",".join(["1"] * 16), "b,y," + ",".join(["1"] * 5 + ["high"] + ["1"] * 10)]),
          r"line 3, column 'ERK_5': 'high' is no number"),
-        (wide_text(["a,x," + ",".join(["1"] * 18)]), r"line 2 has more fields"),
+        (wide_text(["a,x," + ",".join(["1"] * 18)]), r"header has 18 fields, but line 2 has 20"),
         (wide_text(["a,x," + ",".join(["1"] * 16)] * 2), "item_id must be unique; 'a'"),
         (wide_text(["a,x," + "1," * 15 + "1", "b,y,1,2"]), "header has 18 fields, but line 3 has 4"),
         (wide_text(["a,x," + "1," * 15 + "1", "b,y" + ",1" * 17]), "header has 18 fields, but line 3 has 19"),
-        (wide_text(["a,x," + "1," * 15 + "1"]).replace("ERK_1", "ERK_0"), "such as 'ERK_0' .columns 3, 4.; rename"),
+        (wide_text(["a,x,2," + "1," * 14 + "1"]).replace("ERK_1", "ERK_0"), "such as 'ERK_0' .columns 3, 4.; rename"),
         ("a,b\n1,2\n", "looks neither wide"),
         ("id,time,v\n1,0,2\n1,0,3\n", r"line 3: 1 has the time 0 twice"),
         ("id,time,v\n1,0,2\n1,1,2\n", "no numbers that change with time"),
@@ -77,7 +77,7 @@ def test_a_table_that_does_not_fit_is_one_line(text: str, message: str, tmp_path
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), (wide_text([]), "no trace with a finite"), (wide_text(["a,x," + "," * 15]), "no trace with a")],
+    [("", "is empty"), (wide_text([]), "a header but no rows"), (wide_text(["a,x," + "," * 15]), "no trace with a")],
 )
 def test_a_table_without_traces_is_no_usable_input(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(NoUsableInput, match=message):

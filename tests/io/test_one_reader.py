@@ -197,7 +197,7 @@ def test_portions_join_to_the_whole_and_name_lines_of_the_file(tmp_path: Path) -
     path = written(tmp_path / "t.csv", ["cell", "g", "h"], rows)
     dialect = matrices.dialect_of(path)
     joined = pd.concat(matrices.named_portions(path, dialect, 10))
-    assert joined.equals(matrices.read(path, dialect).set_index("cell"))
+    assert joined.equals(tables.read(path).frame.set_index("cell"))
     rows[23][1] = "x7"
     with pytest.raises(ConfigError, match="line 25, column 'g': 'x7' is no number"):
         counts.read(written(path, ["cell", "g", "h"], rows))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, labelnotes
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.rna import cellset, counts, kinds, tenx
 from cellvision.branches.rna import genes as genes
@@ -28,7 +28,6 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
 from cellvision.core.yamlfiles import read_yaml
-from cellvision.io.dialect import MISSING
 
 MIN_OVERLAP = 0.8  # share of a model's genes new data must have
 FIT_CELLS = 20_000  # training cells that quantiles are taken from
@@ -82,7 +81,7 @@ class RnaBranch(Branch):
         self._features = list(map(str, data.genes))
         self._align(np.arange(len(data.genes)))
         table = self._table()
-        data.notes += label_notes(table, labels)
+        data.notes += labelnotes.of(table, labels, "cells")
         data.facts["notes"] = list(data.notes)
         self.items = Items(table, self._content(path), no_missed(), tuple(self._stamps(table, reserved)), data.facts)
         self._checked: dict[str, Any] | None = None
@@ -283,16 +282,6 @@ class RnaBranch(Branch):
             "forest": Baseline("forest", values),
             "depth": Baseline("logistic", depth, shortcut=True),
         }
-
-
-def label_notes(table: Any, names: tuple[str, ...]) -> Iterator[str]:
-    """Where a label is missing, and which words for nothing are taken as labels."""
-    for name in dict.fromkeys(name for name in names if name in table):
-        empty = table[name].isna()
-        if empty.any():
-            yield f"{int(empty.sum())} cells have no {name!r}, such as {table['item_id'][empty].iloc[0]!r}"
-        for word, count in table[name][table[name].isin(MISSING)].value_counts().sort_index().items():
-            yield f"{word!r} is a label of {name!r} ({count} cells), and no gap; --ignore {word} leaves it out"
 
 
 def _parts(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -11,14 +11,13 @@ import fnmatch
 import functools
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State, descriptors
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, descriptors, labelnotes
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.tabular import parts as tableparts
 from cellvision.branches.tabular import telling
@@ -27,7 +26,6 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import generator
 from cellvision.io import csvtables, tables
-from cellvision.io.dialect import MISSING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +80,7 @@ class TabularBranch(Branch):
             raise ConfigError(f"{path}, {fault}; mend the cell, or name the column in branch.exclude or categorical")
         if not self.features and not self.categories:
             raise NoUsableInput(f"{path} has no numeric column left to learn from")
-        notes = [*table.notes, *self._notes(frame), *label_notes(whole, labels, (*reserved, group))]
+        notes = [*table.notes, *self._notes(frame), *labelnotes.of(labels, (*reserved, group), "rows", whole.lines)]
         stamps = [*telling.stamps(frame[self.features], labels, reserved)]
         self.items = items_of(described, frame, self.features, cfg, whole.content, notes, tuple(stamps))
         self.codes = {name: tables.words(described[name]) for name in self.categories}
@@ -313,17 +311,6 @@ def items_of(
     group = cfg.group or "group"
     rest["group"] = pd.Series(tables.words(described[group])).fillna("unknown") if group in described else "all"
     return Items(rest, content, no_missed(), stamps, {"notes": notes}, numbered="item_id" not in described)
-
-
-def label_notes(whole: tableparts.Whole, labels: pd.DataFrame, names: Sequence[str]) -> Iterator[str]:
-    """Where a label is empty, and which words for nothing are taken as labels."""
-    for name in dict.fromkeys(name for name in names if name in labels):
-        empty = np.flatnonzero(labels[name].isna())
-        if len(empty):
-            yield f"{len(empty)} rows have no {name!r} ({whole.lines(name, empty)})"
-        counts = labels[name][labels[name].isin(MISSING)].value_counts().sort_index()
-        for word, count in counts.items():
-            yield f"{word!r} is a label of {name!r} ({count} rows), and no gap; --ignore {word} leaves it out"
 
 
 def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, labelnotes
 from cellvision.branches.items import Items, no_missed
+from cellvision.branches.trace import matlab
 from cellvision.branches.trace import tables as tracetables
-from cellvision.branches.trace.files import DISTANCE, SUFFIXES, Fault, Reader
+from cellvision.branches.trace.files import DISTANCE, SUFFIXES, Fault, Reader, is_simulation
 from cellvision.branches.trace.store import TRACE, Traces, collected, from_extraction
 from cellvision.core import files, rundir
 from cellvision.core.config import PluginConfig, fingerprint, option
@@ -44,6 +45,10 @@ class TraceBranch(Branch):
         channels: tuple[str, ...] = option((), "channels to read, all when absent")
         id_column: str | None = option(None, "column of a table that names the trace; a usual name when absent")
         time_column: str | None = option(None, "column of a long table that holds the time; a usual name when absent")
+        variable: str | None = option(None, "matrix or cell array of a MATLAB file that holds the traces")
+        layout: Literal["auto", "wide", "long", "columns"] = option(
+            "auto", "of a table or matrix: wide a row a trace, long a row a trace and time, columns a column a trace"
+        )
         group: str | None = option(None, "column that is the weak label; one group when absent")
         scale: Literal["train", "trace", "both"] = option(
             "both", "what a network sees: values by training statistics, by the trace's own, or both as channels"
@@ -56,8 +61,10 @@ class TraceBranch(Branch):
         self.traces, table, self.channels, content, stamps = _read(cfg, path, reserved)
         if cfg.group is not None and cfg.group not in table:
             raise ConfigError(f"no column {cfg.group!r}; columns: {', '.join(map(str, table.columns))}")
-        table["group"] = table[cfg.group].astype(str) if cfg.group else "all"
-        self.items = Items(table, content, no_missed(), stamps)
+        group = table[cfg.group].where(table[cfg.group].notna(), "unknown").astype(str) if cfg.group else "all"
+        for note in labelnotes.of(table, (*reserved, *filter(None, [cfg.group])), "traces"):
+            say(f"trace: {note}")
+        self.items = Items(table.assign(group=group), content, no_missed(), stamps)
 
     @classmethod
     def sample(cls, folder: Path, other_half: bool = False) -> Sample:
@@ -196,12 +203,15 @@ def _read(
     source = tracetables.find(path)
     if source is None or source.suffix.lower() in SUFFIXES:
         reader = Reader(path)
+        if reader.paths and not any(map(is_simulation, reader.paths)):
+            return _read_matrices(cfg, reader)
         traces, table = collected(reader.blocks())
         tell(reader.faults)
         table = simulated(table)
         content = fingerprint(table[["item_id", "source_hash"]].to_numpy().tolist())
         return traces, table, (TRACE,), content, left_out(sum(fault.status != "note" for fault in reader.faults))
-    trace_table = tracetables.read(source, cfg.id_column, cfg.time_column, cfg.channels, reserved)
+    labels = (*reserved, *filter(None, [cfg.group]))
+    trace_table = tracetables.read(source, cfg.id_column, cfg.time_column, cfg.channels, labels, cfg.layout)
     table, empty = trace_table.table, ~np.isfinite(trace_table.values).any((1, 2))
     if empty.all():
         raise NoUsableInput(f"{source} has no trace with a finite value")
@@ -215,6 +225,44 @@ def _read(
     table["source_hash"] = [fingerprint(trace.tobytes().hex()) for trace in values]
     content = fingerprint([rundir.content_of(source), table.astype(str).to_numpy().tolist()])
     return Traces([values]), table, trace_table.channels, content, left_out(int(empty.sum()))
+
+
+def _read_matrices(
+    cfg: TraceBranch.Config, reader: Reader
+) -> tuple[Traces, pd.DataFrame, tuple[str, ...], str, tuple[str, ...]]:
+    """The matrices of MATLAB and other programs; samples, or files where there are several, are units."""
+    import pandas as pd
+
+    samples = [(path, part) for path in reader.paths for part in matlab.read(path, cfg.variable, cfg.layout)]
+    if not samples:
+        raise NoUsableInput(f"no traces at {reader.root}; expected HDF5 files")
+    channels = samples[0][1].channels
+    other = next((path for path, part in samples if part.channels != channels), None)
+    if other is not None:
+        raise ConfigError(f"{other} has other channels than the first file, which has {', '.join(channels)}")
+    points = max(part.values.shape[2] for _, part in samples)
+    values = np.concatenate([
+        np.pad(part.values, ((0, 0), (0, 0), (0, points - part.values.shape[2])), constant_values=np.nan)
+        for _, part in samples
+    ])  # fmt: skip
+    several = len(reader.paths) > 1
+    frames = []
+    for path, part in samples:
+        sample = part.columns.get("sample", [""] * len(part.values))
+        home = [f"{reader.name_of(path)}:{name}".rstrip(":") if several else name for name in sample]
+        frames.append(pd.DataFrame({**part.columns, "file": reader.name_of(path), "home": home}))
+    table = pd.concat(frames, ignore_index=True)
+    number = table.groupby("home", sort=False).cumcount() + 1
+    known = np.isfinite(values).any((1, 2))
+    if not known.any():
+        raise NoUsableInput(f"{reader.root} has no trace with a finite value")
+    table = table.assign(item_id=(table["home"] + ":" + number.astype(str)).str.removeprefix(":"))
+    table = table.assign(source_id=table["item_id"], unit=table["home"] if table["home"].nunique() > 1 else None)
+    table, values = table.drop(columns="home")[known].reset_index(drop=True), values[known]
+    table["source_hash"] = [fingerprint(trace.tobytes().hex()) for trace in values]
+    content = fingerprint([[files.sha256_file(path) for path in reader.paths], table.astype(str).to_numpy().tolist()])
+    say(f"trace: {len(values)} traces of {points} points, channels {', '.join(channels)}")
+    return Traces([values]), table, channels, content, left_out(int((~known).sum()))
 
 
 def left_out(count: int) -> tuple[str, ...]:

@@ -134,6 +134,15 @@ def _names_it(stem: str, end: int) -> bool:
     return not re.search(rf"_{NUMBER}$", stem[:end])
 
 
+def is_simulation(path: Path) -> bool:
+    """Whether a file has samples in `timeTraces`, or cannot be opened, which its reading will say."""
+    try:
+        with hdf5.open_h5(path) as file:
+            return "timeTraces" in file
+    except (NoUsableInput, UnsafeInput):
+        return True
+
+
 def read_file(path: Path, name: str, faults: list[Fault]) -> Iterator[Block]:
     """The samples of one file. NoUsableInput or UnsafeInput when the whole file has to be left out."""
     with hdf5.open_h5(path) as file:
