@@ -95,7 +95,7 @@ BRANCHES: Registry[Branch] = Registry(
     },
 )
 BranchConfig = Annotated[SerializeAsAny[PluginConfig], BeforeValidator(BRANCHES.config), BRANCHES]
-BRANCH_HELP = "what the items are"
+BRANCH_HELP = "what the items are; told from the file where that tells"
 State = dict[str, NDArray]  # what `fit` learned; saved beside the weights
 
 

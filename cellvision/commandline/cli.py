@@ -197,7 +197,7 @@ def add_nested(parser: Parser, keys: list[Key]) -> None:
 def choices_in(model: type[StageModel], argv: Sequence[str]) -> dict[str, Any]:
     """What the file, the flags and the sets say about plugins; everything else is left aside."""
     parser = Parser(prog="cellvision")
-    for key in flags.registries(model):
+    for key in (*flags.registries(model), *model.guessed_from):
         parser.add_argument(f"--{key}", default=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--set", action="append", default=[])

@@ -104,12 +104,13 @@ def registries(model: type[BaseModel]) -> dict[str, Registry]:
     return {key: registry for key, registry in by_key.items() if registry}
 
 
-def chosen_plugins(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, str]:
-    """The plugin that each such key names in `data`, or by default."""
-    chosen = {}
+def chosen_plugins(model: type[StageModel], data: Mapping[str, Any]) -> dict[str, str]:
+    """The plugin that each such key names in `data`, or that the data tell, or by default."""
+    chosen, guessed = {}, model.guess(data)
     for key, registry in registries(model).items():
-        value = data.get(key, model.model_fields[key].default)
-        name = value.get("name", model.model_fields[key].default) if isinstance(value, Mapping) else value
+        usual = guessed.get(key, model.model_fields[key].default)
+        value = data.get(key, usual)
+        name = value.get("name", usual) if isinstance(value, Mapping) else value
         chosen[key] = registry.auto if registry.auto and name == "auto" else str(name)
     return chosen
 

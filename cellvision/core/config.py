@@ -37,6 +37,12 @@ class StageModel(BaseModel):
     short: ClassVar[dict[str, str]] = {}  # flags for nested keys: {"steps": "loop.steps"}
     mark: ClassVar[str] = "--"  # before a key that is named to a person
     rules: ClassVar[tuple[Only, ...]] = ()  # of this class; those of its bases hold as well
+    guessed_from: ClassVar[tuple[str, ...]] = ()  # keys that `guess` looks at
+
+    @classmethod
+    def guess(cls, data: Mapping[str, Any]) -> dict[str, str]:
+        """Plugins that `data` leaves open and that something else in it tells."""
+        return {}
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -52,12 +58,14 @@ class StageModel(BaseModel):
         """`segmenter: {diameter: 30}` means the default segmenter with that diameter."""
         if not isinstance(data, dict):
             return data
+        guessed = cls.guess(data)
+        usual = {key: field.default for key, field in cls.model_fields.items() if isinstance(field.default, str)}
         named = {
-            key: {"name": cls.model_fields[key].default} | value
+            key: {"name": (usual | guessed)[key]} | value
             for key, value in data.items()
-            if key in cls.model_fields and isinstance(cls.model_fields[key].default, str) and isinstance(value, dict)
+            if key in usual and isinstance(value, dict)
         }
-        return data | named
+        return guessed | data | named
 
     @model_validator(mode="after")
     def _refuse_what_is_absurd(self) -> Self:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from cellvision.branches import BRANCH_HELP, BranchConfig
-from cellvision.core.config import Only, StageConfig, option
+from cellvision.branches import BRANCH_HELP, BranchConfig, recognise
+from cellvision.core.config import Only, PluginConfig, StageConfig, option
 from cellvision.evidence import targets
 
 
@@ -20,6 +21,17 @@ class ItemsConfig(StageConfig):
 
     items: Path = option(..., "a segment run, or a file of a one-dimensional branch", runtime=True)
     branch: BranchConfig = option("image", BRANCH_HELP)
+    guessed_from: ClassVar[tuple[str, ...]] = ("items",)
+
+    @classmethod
+    def guess(cls, data: Mapping[str, Any]) -> dict[str, str]:
+        """The branch that reads the items, where it is not said."""
+        given, items = data.get("branch"), data.get("items")
+        is_named = isinstance(given, str | PluginConfig) or (isinstance(given, Mapping) and "name" in given)
+        if is_named or not isinstance(items, str | Path):
+            return {}
+        name = recognise.branch_of(Path(items))
+        return {"branch": name} if name else {}
 
 
 class UnitsConfig(ItemsConfig):

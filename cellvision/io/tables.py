@@ -76,6 +76,17 @@ def names(path: Path) -> list[str]:
         return []
 
 
+def parquet_names(path: Path) -> list[str]:
+    """The columns of a Parquet file. ConfigError where it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        return list(map(str, parquet.read_schema(path).names))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
+
+
 def need(frame: pd.DataFrame, needed: Sequence[str], path: Path) -> None:
     """ConfigError names the columns that are missing and those that are there."""
     missing = [name for name in needed if name not in frame]

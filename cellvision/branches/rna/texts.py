@@ -27,6 +27,7 @@ GENE = re.compile(
     r"(?i:ENS[A-Z]*[GT]\d{5,}(?:\.\d+)?|gene[\W_]?\d+|MT-\w+|RP[LS]\d+\w*|LINC\d+|ACTB|GAPDH|MALAT1|B2M|XIST)"
 )
 MOSTLY = 0.5  # share of names that must look like cells, or like genes
+LEAST_COLUMNS = 4  # of a table of expression
 SOME = 3  # or so many genes that everybody knows
 
 
@@ -83,6 +84,16 @@ def rows_are(corner: str, rows: Sequence[str], columns: Sequence[str], texts: Se
         f"{path} does not say whether cells or genes stand in its rows, which are called {rows[0]!r}, its columns "
         f"{columns[0]!r}; say --branch.orient cells or genes"
     )
+
+
+def looks_like_expression(names: Sequence[str]) -> str:
+    """What in a table's header says that it holds expression; empty where nothing does."""
+    if len(names) < LEAST_COLUMNS:
+        return ""
+    if GENE_HEADER.fullmatch(names[0].strip()):
+        return f"rows named by {names[0].strip()!r}"
+    look = _look(names[1:])
+    return {"genes": "columns called like genes", "cells": "columns called like barcodes"}.get(look, "")
 
 
 def _look(names: Sequence[str]) -> str:

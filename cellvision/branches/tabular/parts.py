@@ -131,6 +131,12 @@ def _of_folder(folder: Path) -> dict[str, Path]:
     return kinds
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether a folder holds a table of CellProfiler's objects."""
+    tables_there = (path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    return any(IMAGE in tables.names(path) and kind_of(path) != IMAGES for path in tables_there)
+
+
 def _images_beside(path: Path) -> Path | None:
     """The table of the images that a table of objects belongs to."""
     if kind_of(path) == IMAGES or not path.name.lower().endswith(SUFFIXES):

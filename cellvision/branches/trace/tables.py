@@ -35,7 +35,7 @@ IDS = (
     "trace", "trace_id", "track", "track_id", "trackid", "id", "cell", "cell_id", "item_id",
 )  # fmt: skip
 TIMES = ("time", "t", "frame", "timepoint", "time_point", "realtime", "metadata_t", "position_t")
-TIME_UNIT = re.compile(r"\s*[\[(]?\s*(?:ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|frames?)\s*[\])]?$")
+TIME_UNIT = re.compile(r"(?:[\s_]+|\s*[\[(]\s*)(?:ms|s|secs?|seconds?|mins?|minutes?|h|hrs?|hours?|frames?)\s*[\])]?$")
 CLASSES = ("class", "class_name")  # columns of classes.csv, which names the codes of the class column
 LAYOUTS = ("auto", "wide", "long", "columns")
 
@@ -88,6 +88,24 @@ def read(
             "--branch.time_column, or give --branch.layout"
         )
     return _from_long(raw, (name, time), channels, labels, path, faults)
+
+
+def time_points(names: list[str]) -> tuple[int, int]:
+    """How many columns are named by a time, and how many are numbered."""
+    timed, decimal, numbered = (sum(map(len, _numbered(names, *how).values())) for how in WAYS)
+    return max(timed, decimal), numbered
+
+
+def is_long(path: Path, names: list[str], least: int) -> bool:
+    """Whether a table has a column of ids that stand in at least so many rows on average, and one of times."""
+    import pandas as pd
+
+    header = pd.DataFrame(columns=names)
+    name, time = _pick(header, None, IDS, "id"), _pick(header, None, TIMES, "time")
+    if name is None or time is None:
+        return False
+    ids = tables.labels(path, [name])[name].dropna()
+    return len(ids) >= least * max(1, ids.nunique())
 
 
 def _read(path: Path, words: set[str]) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -237,12 +255,9 @@ def _from_long(
     import pandas as pd
 
     name, time = key
-    nobody = (table[name].isna() | table[name].isin(MISSING)).to_numpy()
-    if nobody.any():
-        where = tables.lines(path, np.flatnonzero(nobody).tolist())
-        say(f"trace: {int(nobody.sum())} rows belong to no {name} and are left out ({where})")
-        table = table[~nobody]
-    _refuse_faults(path, faults, [time, *(channels or (fault for fault in faults if fault not in labels))])
+    table = _of_traces(table, name, path)
+    measures = (fault for fault in faults if fault not in labels and not descriptors.is_descriptor(fault))
+    _refuse_faults(path, faults, [time, *(channels or measures)])
     twice = table.duplicated([name, time])
     if twice.any():
         at = int(np.flatnonzero(twice)[0])
@@ -250,13 +265,7 @@ def _from_long(
         raise ConfigError(f"{tables.place(path, row)}: {trace} has the time {when} twice")
     codes, ids = pd.factorize(table[name].astype(str))
     varying = table.groupby(codes).nunique(dropna=True).max() > 1
-    numeric = table.select_dtypes("number").columns
-    candidates = [column for column in numeric if varying[column] and column not in (*key, *labels)]
-    passed = {*descriptors.axes(candidates), *filter(descriptors.is_descriptor, candidates)}
-    measured = list(channels) or [column for column in candidates if column not in passed]
-    if passed and not channels:
-        names = csvtables.shorten(sorted(passed))
-        say(f"trace: no channels, since they are places or ids: {names}; see branch.channels")
+    measured = list(channels) or _measured(table, varying, {*key, *labels})
     lost = [column for column in measured if column not in table]
     if lost or not measured:
         raise ConfigError(
@@ -278,3 +287,23 @@ def _from_long(
         values,
         tuple(measured),
     )
+
+
+def _of_traces(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
+    """The rows that belong to a trace."""
+    nobody = (table[name].isna() | table[name].isin(MISSING)).to_numpy()
+    if nobody.any():
+        where = tables.lines(path, np.flatnonzero(nobody).tolist())
+        say(f"trace: {int(nobody.sum())} rows belong to no {name} and are left out ({where})")
+    return table[~nobody]
+
+
+def _measured(table: pd.DataFrame, varying: pd.Series, known: set[str]) -> list[str]:
+    """Columns of numbers that change within a trace and are neither places nor ids."""
+    numeric = table.select_dtypes("number").columns
+    candidates = [column for column in numeric if varying[column] and column not in known]
+    passed = {*descriptors.axes(candidates), *filter(descriptors.is_descriptor, candidates)}
+    if passed:
+        names = csvtables.shorten(sorted(passed))
+        say(f"trace: no channels, since they are places or ids: {names}; see branch.channels")
+    return [column for column in candidates if column not in passed]
