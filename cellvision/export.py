@@ -176,7 +176,7 @@ def plan(cfg: Config, where: Path, out: Path) -> tuple[Iterator[Job], int]:
     raw = cfg.raw or (Path(options["raw"]) if options.get("raw") else None)
     if cfg.raw is not None and not cfg.raw.is_dir():
         raise ConfigError(f"no folder of images at {cfg.raw}")
-    channels = named_channels(cfg, files.read_json(where / "geometry.json")["channels"])
+    channels = named_channels(cfg, files.read_json(where / "geometry.json"))
     by_image = cells.groupby("source_id")
     names = dict(zip(images["image_id"], targets(images), strict=True))
     root = out.resolve()
@@ -233,10 +233,12 @@ def with_classes(cfg: Config, where: Path, cells: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(classification=best)
 
 
-def named_channels(cfg: Config, count: int) -> tuple[str, ...]:
+def named_channels(cfg: Config, geometry: dict[str, Any]) -> tuple[str, ...]:
+    """Names as given, as the files have them, or numbers."""
+    count = geometry["channels"]
     if cfg.channel_names and len(cfg.channel_names) != count:
         raise ConfigError(f"--channel-names wants {count} names, one for each channel; got {len(cfg.channel_names)}")
-    return cfg.channel_names or cellprofiler.channel_names(count)
+    return cfg.channel_names or tuple(geometry.get("channel_names") or ()) or cellprofiler.channel_names(count)
 
 
 # -- one image ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cellvision.cells import brightness, modes
+from cellvision.cells import account, brightness, modes
 from cellvision.core import files, rundir
 from cellvision.core.config import StageConfig, option
 from cellvision.core.errors import ConfigError
@@ -181,8 +181,10 @@ def of_segment(where: Path) -> dict[str, Any]:
     skipped_rows = skipped[["path", "reason", "note"]].head(SKIPPED_SHOWN).to_dict("records")
     counts = cells["mode"].value_counts()
     words = {"words": modes.counted(counts), "single": set(counts.index) == {"cell"}}
-    intensity = files.read_json(where / "geometry.json").get("intensity")
-    words |= {"brightness": brightness.told(intensity)} if intensity else {}
+    geometry = files.read_json(where / "geometry.json")
+    words |= {"brightness": brightness.told(geometry["intensity"])} if "intensity" in geometry else {}
+    words["channels"] = ", ".join(geometry.get("channel_names") or map(str, range(geometry["channels"])))
+    words["notes"] = account.choices(images)
     return {"groups": groups, "skipped": skipped_rows, **words, **of_truth(where)}
 
 

@@ -21,13 +21,14 @@ from cellvision.cells import account, annotate, crop, cropstore, families, hygie
 from cellvision.cells.brightness import Ranges
 from cellvision.cells.modes import Mode
 from cellvision.cells.pixels import (
+    READ_FLAGS,
     ReadConfig,
     choose_ranges,
     crop_pixels,
     grey_repeated,
     load_pixels,
+    names_of_channels,
     ranges_of,
-    seen_by_segmenter,
 )
 from cellvision.cells.quality import Flag
 from cellvision.core import files
@@ -48,7 +49,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 7
+REVISION = 8
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -85,10 +86,7 @@ class Config(StageConfig):
     read: ReadConfig = option(ReadConfig(), "how files become pixels", flag=False)
     short: ClassVar[dict[str, str]] = {
         **{name: f"segmenter.{name}" for name in ("diameter", "weights")},
-        **{
-            name: f"read.{name}"
-            for name in ("channels", "frames", "intensity", "range", "max_megapixels", "follow_symlinks")
-        },
+        **READ_FLAGS,
     }
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
@@ -193,7 +191,7 @@ def give_up(lost: LostImage, entries: list[Entry], out: Path) -> None:
 def shown(entry: Entry, cfg: Config, out: Path) -> NDArray[np.uint8]:
     """(H, W, C) pixels for the preview, black where the image is gone by now."""
     try:
-        return load_pixels(entry, cfg.read)[1]
+        return load_pixels(entry, cfg.read).pixels
     except ImageError:
         return np.zeros((*labelmaps.read(out / "masks" / f"{entry.image_id}.tif").shape, 1), np.uint8)
 
@@ -242,7 +240,7 @@ def _sample(todo: list[tuple[Config, Entry, Path]]) -> Iterator[NDArray[np.uint8
     """What the segmenter will see of up to SAMPLED images, evenly over the list, as far as they can be read."""
     for cfg, entry, _ in todo[:: math.ceil(len(todo) / SAMPLED)]:
         with contextlib.suppress(ImageError):
-            yield seen_by_segmenter(load_pixels(entry, cfg.read)[1])
+            yield load_pixels(entry, cfg.read).seen
 
 
 def _refuse_nothing(images: pd.DataFrame) -> None:
@@ -272,14 +270,15 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     """One image: decode, segment, measure; writes its mask and then its part, which is the sign that it is done."""
     cfg, entry, out = task
     try:
-        image, pixels = load_pixels(entry, cfg.read)
+        loaded = load_pixels(entry, cfg.read)
     except ImageError as error:
         return files.write_json(
             _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
-    segmentation = _segmenter(cfg).segment(seen_by_segmenter(pixels))
+    image = loaded.image
+    segmentation = _segmenter(cfg).segment(loaded.seen)
     sifted = hygiene.sift(
-        segmentation.masks, segmentation.scores, pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop
+        segmentation.masks, segmentation.scores, loaded.pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop
     )
     labelmaps.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
@@ -375,7 +374,8 @@ def write_crops(
     cells = cells.assign(scale=crop.cell_scales(cells, geometry))
     rows = np.arange(len(cells))
     cells = cells.assign(crop_shard=rows // cropstore.SHARD_ROWS, crop_row=rows % cropstore.SHARD_ROWS)
-    channels = int(images.loc[account.items_of(images) > 0, "channels"].max())
+    used = images[account.items_of(images) > 0]
+    channels, names = same_channels(used["channels"]), names_of_channels(used)
     by_id = {entry.image_id: entry for entry in entries}
     ranges = {row["image_id"]: ranges_of(row) for row in images[images["crop_low"].notna()].to_dict("records")}
     tasks = [
@@ -385,8 +385,20 @@ def write_crops(
     workers = local.cores() if cfg.workers is None else cfg.workers
     parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "segment: crops", len(tasks), "images")
     cropstore.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
-    files.write_json(out / "geometry.json", {**geometry.__dict__, "channels": channels, "intensity": intensity})
+    files.write_json(
+        out / "geometry.json",
+        {**geometry.__dict__, "channels": channels, "channel_names": names, "intensity": intensity},
+    )
     return cells
+
+
+def same_channels(counts: pd.Series) -> int:
+    """How many channels the crops have, from those of the images, (n,): grey may stand among others, no more."""
+    most = int(counts.max())
+    if set(counts.astype(int)) - {1, most}:
+        listed = " and ".join(map(str, sorted(set(counts.astype(int)))))
+        raise ConfigError(f"the images have {listed} channels; say which to keep with --channels")
+    return most
 
 
 def crop_one(task: tuple[Config, Entry, Any, Ranges, tuple[int, int], Path]) -> NDArray[np.uint8]:

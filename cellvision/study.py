@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from cellvision import ablate, finetune, plan, pretrain, report, segment
+from cellvision.cells.brightness import DEFAULT, Intensity
 from cellvision.cells.modes import Mode
+from cellvision.cells.pixels import ChannelList
 from cellvision.cells.quality import Flag
 from cellvision.core import files
 from cellvision.core.config import Only, StageConfig, build, option
@@ -59,7 +61,10 @@ class Config(StageConfig):
     drop: tuple[Flag, ...] = option((), "leave out cells with these flags")
     mode: Literal["auto"] | Mode = option("auto", "what an item is, as in segment")
     modes: dict[str, Mode] = option({}, "mode of single groups, such as neuron: object", flag=False)
-    channels: tuple[int, ...] | None = option(None, "channels to keep, counted from 0")
+    channels: ChannelList | None = option(None, "channels to keep, by number from 0 or by the file's name")
+    segment_channels: ChannelList | None = option(None, "channels that the segmenter sees; those kept when absent")
+    intensity: Intensity = option(DEFAULT, "whose range the crops have, as in segment")
+    range: tuple[float, ...] | None = option(None, "LO,HI with --intensity fixed, as in segment")
     target: Literal["group", "annotation"] = option(
         "group", "what the classifiers learn: group (weak) or annotation (true)"
     )
@@ -77,6 +82,7 @@ class Config(StageConfig):
     short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
+        Only(("range",), lambda cfg: cfg.intensity == "fixed", "with --intensity fixed"),
         Only(("unit",), lambda cfg: cfg.units is None, "without --units, which names the units already"),
     )
 
@@ -109,7 +115,7 @@ def run(cfg: Config, out: Path) -> None:
 
 def cut_with(cfg: Config) -> segment.Config:
     """The options of its `segment`."""
-    return segment.Config(**_only(cfg, *SHARED), read={"channels": cfg.channels})
+    return segment.Config(**_only(cfg, *SHARED), read=_only(cfg, "channels", "segment_channels", "intensity", "range"))
 
 
 def _only(cfg: Config, *names: str) -> dict[str, Any]:

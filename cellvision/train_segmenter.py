@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.cells.pixels import ReadConfig, load_pixels, seen_by_segmenter
+from cellvision.cells.pixels import ReadConfig, load_pixels
 from cellvision.core import files
 from cellvision.core.config import StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
@@ -154,7 +154,7 @@ def read(cfg: Config, row: Any) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     from cellvision.io import geojson
 
     try:
-        pixels = seen_by_segmenter(load_pixels(row.entry, cfg.read)[1])
+        pixels = load_pixels(row.entry, cfg.read).seen
     except ImageError as error:
         raise ImageError(error.reason, f"{row.path!r} cannot be trained on: {error}") from None
     labels = geojson.read_labels(row.truth, pixels.shape[:2]).labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,10 @@ from cellvision.io.rawfolder import Entry
 if TYPE_CHECKING:
     import pandas as pd
 
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+CHOSEN = re.compile(
+    r"series|planes|pages|frame|alpha|channel|display lookup|file of an image|OME"
+)  # in notes of readers
 LISTED = 10  # files that are named; the others are in images.parquet
 
 
@@ -28,14 +34,15 @@ def image_row(entry: Entry, status: str, reason: str, note: str, image: Image | 
     row: dict[str, Any] = {
         "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
         "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "sha256": None,
-        "pixel_hash": None, "source_print": "", "pixel_size_um": None, **brightness.UNMEASURED, **hygiene.EMPTY,
+        "pixel_hash": None, "source_print": "", "pixel_size_um": None,
+        "channel_names": None, **brightness.UNMEASURED, **hygiene.EMPTY,
     }  # fmt: skip
     if image is not None:
         row |= {
             "height": image.pixels.shape[0], "width": image.pixels.shape[1], "sha256": image.sha256,
             "pixel_hash": pixel_hash(image.pixels), "pixel_size_um": image.pixel_size_um,
             "source_print": print_of(to_uint8(image.pixels, intensity_range(image.pixels))),
-            **brightness.measured(image),
+            "channel_names": list(image.channel_names) or None, **brightness.measured(image),
         }  # fmt: skip
     return row
 
@@ -64,8 +71,27 @@ def summarise(images: pd.DataFrame, items: pd.DataFrame, matched: pd.DataFrame |
         metrics |= {f"annotations_{name}": int(count) for name, count in matched["status"].value_counts().items()}
         metrics["annotations"] = len(matched)
         metrics["annotations_matched_share"] = float((matched["status"] == "matched").mean())
-    stamps = brightness.stamps(images[(images["status"] == "ok") & (items_of(images) > 0)])
+    used = images[(images["status"] == "ok") & (items_of(images) > 0)]
+    stamps = [*brightness.stamps(used), *unlike_names(used)]
     return metrics | ({"stamps": stamps} if stamps else {})
+
+
+def unlike_names(images: pd.DataFrame) -> list[str]:
+    """What it means that files name the channels differently that were chosen by number; (n,) images."""
+    named = Counter(tuple(names) for names in images["channel_names"] if names is not None)
+    if len(named) < 2:
+        return []
+    listed = "; ".join(f"{', '.join(names)} in {count}" for names, count in named.most_common(LISTED))
+    return [f"images name the same channels differently ({listed}): say which with --channels NAME,…"]
+
+
+def choices(images: pd.DataFrame) -> list[str]:
+    """What was chosen in reading these images (n,), such as one of several series or planes, each once with a count."""
+    read = images[images["status"] == "ok"]
+    notes = [note for text in read["note"].fillna("") for note in text.split("; ") if CHOSEN.search(note)]
+    counted_notes = Counter(NUMBER.sub("N", note) for note in notes)
+    first = {NUMBER.sub("N", note): note for note in reversed(notes)}
+    return [f"{count} image{'s' * (count > 1)}: {first[kind]}" for kind, count in counted_notes.most_common(LISTED)]
 
 
 def tell(out: Path, strict: bool) -> None:
@@ -89,6 +115,8 @@ def tell(out: Path, strict: bool) -> None:
     if "annotations" in metrics:
         share, count = metrics["annotations_matched_share"], metrics["annotations"]
         say(f"segment: {share:.1%} of {count} annotations lie alone in a cell")
+    for line in choices(images):
+        say(f"segment: in {line}")
     for stamp in metrics.get("stamps", ()):
         say(f"segment: stamp: {stamp}")
     skipped = images[images["status"] == "skipped"]

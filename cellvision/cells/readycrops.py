@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells import brightness, crop, cropstore
-from cellvision.cells.pixels import ReadConfig, choose_ranges, ranges_of, read_as
+from cellvision.cells.pixels import ReadConfig, choose_ranges, names_of_channels, ranges_of, read_as
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
@@ -77,7 +77,7 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
         path = folder / name
         row: dict[str, Any] = {
             "path": name, "status": "ok", "reason": str(Reason.OK), "note": "", "pixels": None, "source_print": "",
-            **brightness.UNMEASURED,
+            "channel_names": None, **brightness.UNMEASURED,
         }  # fmt: skip
         try:
             if root not in path.resolve().parents:
@@ -85,7 +85,7 @@ def load(task: tuple[Path, list[str], ReadConfig]) -> list[dict[str, Any]]:
             image = read_as(path, how)
             row |= {"pixels": image.pixels, "pixel_hash": pixel_hash(image.pixels), "sha256": image.sha256}
             row["source_print"] = print_of(to_uint8(image.pixels, intensity_range(image.pixels)))
-            row |= brightness.measured(image)
+            row |= {"channel_names": list(image.channel_names) or None, **brightness.measured(image)}
         except ImageError as error:
             row |= {"status": "skipped", "reason": str(error.reason), "note": str(error)}
         rows.append(row)
@@ -121,7 +121,8 @@ def gather(
     )
     cropstore.pack_crops(placed, out / "crops", len(good), (size, size, channels + 1))
     geometry = {"size": size, "scale": 1.0, "context": 0.0, "channels": channels, "intensity": intensity}
-    files.write_json(out / "geometry.json", geometry)
+    names = names_of_channels(images[images["status"] == "ok"])
+    files.write_json(out / "geometry.json", geometry | {"channel_names": names})
     return chosen.drop(columns="unit"), cells
 
 

@@ -130,7 +130,7 @@ def read_labels(path: Path, shape: tuple[int, int] | None = None, limits: Limits
 
 
 def _read_image_labels(path: Path, limits: Limits) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    image = read_image(path, limits=limits)
+    image = read_image(path, limits=limits, labels=True)
     if image.pixels.shape[2] != 1:
         raise ImageError(
             Reason.E_CHANNELS,

@@ -79,6 +79,12 @@ class ImageBranch(Branch):
             notes.append(
                 f"these crops are stored at scale {geometry['scale']:.3g}, the model saw {trained['scale']:.3g}"
             )
+        names, usual = geometry.get("channel_names"), trained.get("channel_names")
+        if names and usual and names != usual:
+            listed = f"these crops have the channels {', '.join(names)}, the model saw {', '.join(usual)}"
+            if sorted(names) == sorted(usual):
+                raise ConfigError(f"{listed}: cut them in that order, with --channels {','.join(usual)}")
+            notes.append(listed)
         return notes + brightness.unlike(geometry.get("intensity"), trained.get("intensity"))
 
     def fit(self, rows: NDArray[np.int64]) -> State:

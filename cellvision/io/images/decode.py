@@ -2,20 +2,25 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from cellvision.io.images import raster, tiff
-from cellvision.io.images.pixels import Decoded, Frames, ImageError, Limits, Reason, fill_nonfinite
+from cellvision.io.images.pixels import Channels, Decoded, Frames, ImageError, Limits, Reason, fill_nonfinite, picked
 
 
-def decode_bytes(data: bytes, kind: str, frames: Frames, channels: Sequence[int] | None, limits: Limits) -> Decoded:
-    """What `decoder` runs in its own process: bytes of a `kind` -> pixels, finite, and the channels asked for."""
+def decode_bytes(
+    data: bytes, kind: str, frames: Frames, channels: Channels | None, limits: Limits, labels: bool = False
+) -> Decoded:
+    """What `process` runs in its own process: bytes of a `kind` -> pixels, finite, and the channels asked for."""
     with boundary(Reason.E_CORRUPT):
-        decoded = tiff.decode(data, frames, limits) if kind == "TIFF" else raster.decode(data, kind, frames, limits)
+        if kind == "TIFF":
+            decoded = tiff.decode(data, frames, limits, labels)
+        else:
+            decoded = raster.decode(data, kind, frames, limits, labels)
     with boundary(Reason.E_INTERNAL):
         return _finish(decoded, channels, limits)
 
@@ -44,16 +49,11 @@ def boundary(reason: Reason) -> Iterator[None]:
         logger.disabled = disabled
 
 
-def _finish(decoded: Decoded, channels: Sequence[int] | None, limits: Limits) -> Decoded:
+def _finish(decoded: Decoded, channels: Channels | None, limits: Limits) -> Decoded:
     """Pick channels, fill what is not finite."""
-    pixels = decoded.pixels
+    pixels, names = decoded.pixels, decoded.channel_names
     if channels is not None:
-        if not channels or not all(0 <= channel < pixels.shape[-1] for channel in channels):
-            raise ImageError(
-                Reason.E_CHANNELS,
-                f"channels {tuple(channels)} asked for, the image has 0 to {pixels.shape[-1] - 1}; choose among them",
-            )
-        pixels = pixels[..., list(channels)]
+        pixels, names = picked(pixels, channels, names)
     if pixels.dtype.kind == "f":
         pixels = fill_nonfinite(pixels, limits, decoded.notes)
     if pixels.dtype.name not in ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"):
@@ -61,4 +61,4 @@ def _finish(decoded: Decoded, channels: Sequence[int] | None, limits: Limits) ->
             Reason.E_DTYPE,
             f"samples are {pixels.dtype}, expected 8- to 32-bit integers or floats; convert before export",
         )
-    return replace(decoded, pixels=np.ascontiguousarray(pixels))
+    return replace(decoded, pixels=np.ascontiguousarray(pixels), channel_names=names)

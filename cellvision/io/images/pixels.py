@@ -1,7 +1,7 @@
 """What the decoders share: reason codes, limits, and what turns decoded samples into (H, W, C) pixels."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cellvision.core.errors import CellvisionError
 
 Array = NDArray[Any]
+Channels = Sequence[int | str]  # by number, from 0, or by name
 Frames = Literal["auto", "first", "max", "mean"]
 SHORTEST_BLANK = 512  # bytes
 STRETCH_WHOLE = 4_000_000  # samples; of larger images every sixteenth pixel gives the percentiles
@@ -74,6 +75,28 @@ class Decoded:
     notes: list[str] = field(default_factory=list)
     full_scale: float | None = None  # the value of most light, where the metadata tell less than the samples can hold
     channel_names: list[str] = field(default_factory=list)  # one a channel, or none
+
+
+def number_of(channel: int | str, names: Sequence[str]) -> int:
+    """A channel by its number, or by the name that the file gives it; ImageError where it has no such name."""
+    if isinstance(channel, int):
+        return channel
+    plain = [name.casefold() for name in names]
+    if channel.casefold() in plain:
+        return plain.index(channel.casefold())
+    there = f"its channels are {', '.join(names)}" if names else "it does not name its channels; give numbers from 0"
+    raise ImageError(Reason.E_CHANNELS, f"no channel {channel!r} in this file: {there}")
+
+
+def picked(pixels: Array, channels: Channels, names: Sequence[str]) -> tuple[Array, list[str]]:
+    """(H, W, C) -> (H, W, len(channels)) in the order asked for, and their names; ImageError where one is missing."""
+    numbers = [number_of(channel, names) for channel in channels]
+    if not numbers or not all(0 <= number < pixels.shape[-1] for number in numbers):
+        raise ImageError(
+            Reason.E_CHANNELS,
+            f"channels {tuple(channels)} asked for, the image has 0 to {pixels.shape[-1] - 1}; choose among them",
+        )
+    return pixels[..., numbers], [names[number] for number in numbers] if names else []
 
 
 def check_size(height: int, width: int, limits: Limits, channels: int = 1, itemsize: int = 1) -> None:

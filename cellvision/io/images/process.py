@@ -19,14 +19,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from cellvision.core.errors import CellvisionError
-from cellvision.io.images.pixels import Decoded, Frames, ImageError, Limits, Reason
+from cellvision.io.images.pixels import Channels, Decoded, Frames, ImageError, Limits, Reason
 
 LIBRARIES = ("PIL.Image", "tifffile", "imagecodecs")  # loaded before the clock runs
 IDLE_FACTOR = 50 if hasattr(signal, "setitimer") else 5  # times the seconds of work, what may pass on the wall
@@ -43,10 +42,13 @@ class _Ended(Exception):  # noqa: N818 - says what happened
     """The process ended before it answered."""
 
 
-def decode(data: bytes, kind: str, frames: Frames, channels: Sequence[int] | None, limits: Limits) -> Decoded:
+def decode(
+    data: bytes, kind: str, frames: Frames, channels: Channels | None, limits: Limits, labels: bool = False
+) -> Decoded:
     """Bytes of a `kind` -> (H, W, C) pixels, or an ImageError within `limits.seconds(len(data))`."""
     request = {
         "kind": kind, "frames": frames, "channels": channels, "limits": dataclasses.asdict(limits), "size": len(data),
+        "labels": labels,
     }  # fmt: skip
     for _ in range(2):  # a process that somebody else ended is no fault of the picture: it is tried again
         with _lock:
@@ -173,7 +175,8 @@ def _answer(request: dict[str, Any], source: IO[bytes], sink: IO[bytes], nowhere
     pixels = None
     try:
         _cap_memory(base + int(limits.max_decoded_mb * 1e6) * MEMORY_FACTOR)
-        decoded = decode_bytes(data, request["kind"], request["frames"], request["channels"], limits)
+        how = {name: request[name] for name in ("kind", "frames", "channels", "labels")}
+        decoded = decode_bytes(data, limits=limits, **how)
         pixels = decoded.pixels
         facts = {field.name: getattr(decoded, field.name) for field in dataclasses.fields(decoded)}
         del facts["pixels"]

@@ -31,14 +31,20 @@ MISSING_GREY = 128  # what a JPEG decoder paints where nothing is left to decode
 _open_lock = threading.Lock()
 
 
-def decode(data: bytes, kind: str, frames: Frames, limits: Limits) -> Decoded:
-    """Bytes of a `kind` (a Pillow format name) -> (H, W, C) pixels; of an animation the first frame."""
+def decode(data: bytes, kind: str, frames: Frames, limits: Limits, labels: bool = False) -> Decoded:
+    """Bytes of a `kind` (a Pillow format name) -> (H, W, C) pixels; of an animation the first frame.
+
+    `labels`: numbers as they are stored, without the colours of a palette.
+    """
     notes: list[str] = []
     data = containers.CHECKS[kind](data, limits, notes) if kind in containers.CHECKS else data
     picture = _open(data, kind, limits)
     width, height = picture.size
     check_size(height, width, limits, channels=4)
-    pixels = _deep(data, kind, notes) if _is_deep(data, kind) else _pillow(picture, frames, notes)
+    if labels and picture.mode == "P":
+        pixels = np.asarray(picture)[..., None]
+    else:
+        pixels = _deep(data, kind, notes) if _is_deep(data, kind) else _pillow(picture, frames, notes)
     check_size(pixels.shape[0], pixels.shape[1], limits, pixels.shape[2], pixels.dtype.itemsize)
     if not getattr(picture, "is_animated", False):
         _check_use(data, kind, pixels, limits, notes)

@@ -9,13 +9,12 @@ animation frame; "first" takes the first of everything; "max" and "mean" reduce 
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellvision.io.images import process
 from cellvision.io.images.decode import boundary
-from cellvision.io.images.pixels import Array, Frames, ImageError, Limits, Reason
+from cellvision.io.images.pixels import Array, Channels, Frames, ImageError, Limits, Reason
 
 SUFFIXES = {
     "PNG": {".png", ".apng"}, "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "TIFF": {".tif", ".tiff", ".btf", ".lsm"},
@@ -51,16 +50,17 @@ def read_image(
     path: str | os.PathLike[str],
     *,
     frames: Frames = "auto",
-    channels: Sequence[int] | None = None,
+    channels: Channels | None = None,
     limits: Limits | None = None,
+    labels: bool = False,
 ) -> Image:
-    """Read any supported file as (H, W, C); raises ImageError."""
+    """Read any supported file as (H, W, C), or a label map, whose numbers are no colours; raises ImageError."""
     limits = limits or Limits()
     with boundary(Reason.E_IO):
         data = _read_bytes(Path(path), limits)
     kind = _sniff(data)
     try:
-        decoded = process.decode(data, kind, frames, channels, limits)
+        decoded = process.decode(data, kind, frames, channels, limits, labels)
     except MemoryError:
         raise ImageError(Reason.E_TOO_LARGE, process.NO_MEMORY) from None
     suffix = Path(path).suffix.lower()

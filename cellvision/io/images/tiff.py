@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cellvision.io.images import jpeg
+from cellvision.io.images import jpeg, ome
 from cellvision.io.images.pixels import (
     Array,
     Decoded,
@@ -42,8 +42,11 @@ DECLARED = re.compile(r'\b(?:NumPlanes|PlaneCount|IFD|First[ZCT]|Size[ZCT])="(-?
 ALONG = re.compile(r"<[^>]*Along[ZCT]\b[^>]*>")
 
 
-def decode(data: bytes, frames: Frames, limits: Limits) -> Decoded:
-    """TIFF bytes -> (H, W, C) pixels, channels and samples last, the other axes reduced by the `frames` policy."""
+def decode(data: bytes, frames: Frames, limits: Limits, labels: bool = False) -> Decoded:
+    """TIFF bytes -> (H, W, C) pixels, channels and samples last, the other axes reduced by the `frames` policy.
+
+    `labels`: numbers as they are stored, without the colours of a palette, and of 64 bits, too, where they fit into 32.
+    """
     import tifffile
 
     notes: list[str] = []
@@ -56,21 +59,27 @@ def decode(data: bytes, frames: Frames, limits: Limits) -> Decoded:
         series = tiff.series[0]
         if len(tiff.series) > 1:
             notes.append(f"{len(tiff.series)} image series: only the first is used")
-        if first.is_ome and series.kind != "ome":
-            notes.append("OME metadata is not used: it is broken or names other files")
         page: Any = series.keyframe
-        _check_kind(page, series)
+        _check_kind(page, series, labels)
         samples = _samples_per_plane(series)
         channels = math.prod(n for axis, n in zip(series.axes, series.shape, strict=True) if axis == "C")
         height, width = (int(series.shape[series.axes.index(axis)]) for axis in "YX")
         check_size(height, width, limits, channels * samples, series.dtype.itemsize)
         if page.is_tiled:
             check_size(max(page.tilelength, limits.min_side), max(page.tilewidth, limits.min_side), limits, samples, 8)
-        planes = _Planes(data, headers, series, page, limits, notes)
-        pixels = _reduce(series, planes, frames, notes)
+        planes = _Planes(data, headers, series, page, limits, notes, labels)
+        facts = ome.read(first.description) if first.is_ome else ome.Facts((), None, ())
+        if first.is_ome and series.kind != "ome":
+            pixels, names = _reduce_own(facts, planes, frames, notes)
+        else:
+            pixels, names = _reduce(series, planes, frames, notes), facts.names
         pixel_size = _pixel_size(tiff, page, notes)
         orientation = int(page.tags.valueof(274, default=1))
-    return Decoded(orient(pixels, orientation, notes), pixel_size, notes)
+        full = _full_scale(page, facts.bits)
+    pixels = orient(
+        _narrow(pixels) if pixels.dtype.itemsize == 8 and pixels.dtype.kind in "iu" else pixels, orientation, notes
+    )
+    return Decoded(pixels, pixel_size, notes, full, list(names) if len(names) == pixels.shape[-1] else [])
 
 
 def _walk_pages(data: bytes, notes: list[str]) -> int:
@@ -124,10 +133,12 @@ def _check_ome(description: str) -> None:
         )
 
 
-def _check_kind(page: Any, series: Any) -> None:
+def _check_kind(page: Any, series: Any, labels: bool) -> None:
     """Refuse sample types and colour spaces that have no one meaning as intensities."""
     dtype = series.dtype
-    if dtype is None or dtype.kind not in "biuf" or (dtype.kind in "iu" and dtype.itemsize > 4) or dtype.itemsize > 8:
+    longest = 8 if labels else 4
+    wide = dtype is not None and dtype.kind in "iu" and dtype.itemsize > longest
+    if dtype is None or dtype.kind not in "biuf" or wide or dtype.itemsize > 8:
         name = "unknown" if dtype is None else str(dtype)
         raise ImageError(
             Reason.E_DTYPE, f"samples are {name}, expected 8- to 32-bit integers or floats; convert before export"
@@ -149,8 +160,10 @@ def _samples_per_plane(series: Any) -> int:
 class _Planes:
     """Planes of a series by index into its axes other than Y, X and S; read one by one where the file allows."""
 
-    def __init__(self, data: bytes, headers: int, series: Any, page: Any, limits: Limits, notes: list[str]) -> None:
-        self.data, self.series, self.page, self.notes = data, series, page, notes
+    def __init__(
+        self, data: bytes, headers: int, series: Any, page: Any, limits: Limits, notes: list[str], labels: bool
+    ) -> None:
+        self.data, self.series, self.page, self.notes, self.labels = data, series, page, notes, labels
         self.whole: Array | None = None
         sizes = dict(zip(series.axes, series.shape, strict=True))
         self.plane_shape = (sizes["Y"], sizes["X"], sizes.get("S", 1))
@@ -202,7 +215,7 @@ class _Planes:
             raise ImageError(
                 Reason.E_CORRUPT, f"a TIFF page is {plane.shape}, its header says {self.plane_shape}; export it again"
             )
-        return _plain(plane, self.page, self.notes)
+        return _plain(plane, self.page, self.notes, self.labels)
 
     def check_jpeg(self, page: Any) -> None:
         """Decode every segment again with more coded data, which change nothing where it is whole."""
@@ -253,11 +266,11 @@ def _note_surplus(data: bytes, item: Any, page: Any, notes: list[str]) -> None:
         notes.append("the TIFF holds more than its picture shows: it is damaged, or its size is wrong")
 
 
-def _plain(plane: Array, page: Any, notes: list[str]) -> Array:
+def _plain(plane: Array, page: Any, notes: list[str], labels: bool) -> Array:
     """(H, W, S) stored samples -> 0 is black, whole bytes, no palette, no alpha, no printing colours."""
     photometric, bits = int(page.photometric), int(page.bitspersample)
     plane = plane.astype(plane.dtype.newbyteorder("="), copy=False)
-    if photometric == 3 and page.colormap is not None and plane.shape[-1] == 1:
+    if photometric == 3 and page.colormap is not None and plane.shape[-1] == 1 and not labels:
         return _palette(plane[..., 0], page.colormap, notes)
     if plane.dtype.kind == "b":
         plane, bits = plane.astype(np.uint8) * 255, 8
@@ -275,8 +288,38 @@ def _plain(plane: Array, page: Any, notes: list[str]) -> Array:
         notes.append("CMYK converted to RGB")
         return by_rows(lambda block: _from_ink(block, bits), plane)
     if extra and extra[-1] in (1, 2) and len(extra) == 1 and plane.shape[-1] in (2, 4):
-        return composite(plane, notes)
+        if _looks_like_alpha(plane[..., -1]):
+            return composite(plane, notes)
+        notes.append("the last samples are called alpha but hold intensities: they are a channel")
     return plane
+
+
+def _looks_like_alpha(samples: Array) -> bool:
+    """(H, W) -> whether most of what is not clear is opaque; a stain has few pixels at the end of its range."""
+    opaque = np.iinfo(samples.dtype).max if samples.dtype.kind in "iu" else 1
+    return bool(2 * np.count_nonzero(samples == opaque) >= np.count_nonzero(samples))
+
+
+def _narrow(pixels: Array) -> Array:
+    """(H, W, C) of 64-bit whole numbers -> of 32 bits."""
+    low, high = int(pixels.min()), int(pixels.max())
+    kind = next(
+        (kind for kind in (np.int32, np.uint32) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), None
+    )
+    if kind is None:
+        raise ImageError(Reason.E_DTYPE, f"64-bit numbers from {low} to {high}; labels must fit into 32 bits")
+    return pixels.astype(kind)
+
+
+def _full_scale(page: Any, bits: int | None) -> float | None:
+    """The value of most light, where OME's SignificantBits or the tag SMaxSampleValue tell less than the type holds."""
+    if page.dtype is None or page.dtype.kind != "u" or page.dtype.itemsize == 1 or int(page.photometric) == 0:
+        return None
+    largest = page.tags.valueof(341, default=None)
+    largest = max(largest) if isinstance(largest, tuple) else largest
+    if bits is None and isinstance(largest, (int, float)) and largest > 1 and math.log2(largest + 1).is_integer():
+        bits = int(math.log2(largest + 1))
+    return 2.0**bits - 1 if bits is not None and 1 < bits < page.bitspersample else None
 
 
 def _from_ink(plane: Array, bits: int) -> Array:
@@ -318,6 +361,40 @@ def _reduce(series: Any, planes: _Planes, frames: Frames, notes: list[str]) -> A
         chosen = [range(channel, channel + 1) if axis == "C" else ranges[axis] for axis in planes.lead]
         parts.append(reduce_planes((planes.read(index) for index in itertools.product(*chosen)), frames))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+def _reduce_own(facts: ome.Facts, planes: _Planes, frames: Frames, notes: list[str]) -> tuple[Array, tuple[str, ...]]:
+    """The planes of an image that lies in several files, of which this is one: never a maximum over stains or times."""
+    count = math.prod(planes.shape)
+    own = facts.own or ((ome.Plane(0, 0, 0, 0),) if count == 1 else ())
+    if not own and frames == "auto":
+        raise ImageError(
+            Reason.E_CHANNELS,
+            f"its OME metadata does not tell what its {count} pages are; export it again, or say --frames first or max",
+        )
+    own = own or tuple(ome.Plane(page, 0, page, 0) for page in range(count))
+    if max(plane.page for plane in own) >= count:
+        raise ImageError(Reason.E_TRUNCATED, "planes that the metadata names are missing; export the stack again")
+    channels = sorted({plane.c for plane in own})
+    parts = []
+    for channel in channels:
+        chosen = [plane for plane in own if plane.c == channel]
+        if frames in ("auto", "first"):
+            first = min(plane.t for plane in chosen)
+            chosen = [plane for plane in chosen if plane.t == first]
+        if frames == "first":
+            chosen = [min(chosen, key=lambda plane: plane.z)]
+        index = [(plane.page,) if planes.shape else () for plane in chosen]
+        parts.append(reduce_planes((planes.read(place) for place in index), frames))
+    for axis, name in (("t", "time"), ("z", "depth")):
+        size = len({getattr(plane, axis) for plane in own})
+        if size > 1:
+            alone = frames == "first" or (frames == "auto" and axis == "t")
+            how = "first" if alone else "mean" if frames == "mean" else "maximum"
+            notes.append(f"{how} of {size} planes ({name})")
+    notes.append(f"one of several files of an image: {len(own)} planes, channels {', '.join(map(str, channels))}")
+    known = facts.names if max(channels) < len(facts.names) else ()
+    return np.concatenate(parts, axis=-1), tuple(known[channel] for channel in channels) if known else ()
 
 
 def _pixel_size(tiff: Any, page: Any, notes: list[str]) -> float | None:
