@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cellvision.evidence import intervals
 from cellvision.evidence.intervals import Interval
 
@@ -20,6 +23,22 @@ def pool(rows: pd.DataFrame) -> pd.DataFrame:
 def score(rows: pd.DataFrame) -> Interval:
     """Pooled rows -> their balanced accuracy."""
     return intervals.balanced_accuracy(*(rows[name].to_numpy() for name in ("unit", "truth", "correct")))
+
+
+def dealt_by_lot(label: NDArray, unit: NDArray, rng: np.random.Generator) -> NDArray:
+    """(n,) labels as they would be without signal: those of whole units change places, else those within each unit.
+
+    Labels that never differ within a unit are dealt to the (n,) units anew. Where they do, rows of a unit exchange
+    them, and what units have in common with their labels stays.
+    """
+    rows = np.unique(unit, return_inverse=True)[1]
+    first = label[np.unique(rows, return_index=True)[1]]
+    if (first[rows] == label).all():
+        return rng.permutation(first)[rows]
+    order = np.lexsort((rng.random(len(rows)), rows))
+    out = label.copy()
+    out[np.argsort(rows, kind="stable")] = label[order]
+    return out
 
 
 class Seeds(NamedTuple):

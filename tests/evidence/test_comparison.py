@@ -59,3 +59,17 @@ def test_arms_that_differ_by_the_seed_alone_are_seldom_called_different() -> Non
             interval = comparison.difference(pooled[other], pooled["0"], seeds, (other, "0"))
             called.append(interval.low > 0 or interval.high < 0)
     assert np.mean(called) <= 0.07
+
+
+def test_labels_are_dealt_over_units_or_within_them() -> None:
+    rng, unit = np.random.default_rng(0), np.repeat(np.arange(6), 4)
+    whole = np.array(["a", "b"])[unit % 2]
+    dealt = comparison.dealt_by_lot(whole, unit, rng)
+    assert all(len(set(dealt[unit == number])) == 1 for number in range(6))
+    assert sorted(dealt) == sorted(whole)
+    assert any((comparison.dealt_by_lot(whole, unit, rng) != whole).any() for _ in range(5))
+    inside = np.tile(np.array(["a", "b", "b", "b"]), 6)
+    inside[unit == 0] = "a"
+    dealt = comparison.dealt_by_lot(inside, unit, rng)
+    assert all(sorted(dealt[unit == number]) == sorted(inside[unit == number]) for number in range(6))
+    assert (dealt != inside).any()

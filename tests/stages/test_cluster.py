@@ -83,7 +83,7 @@ def test_clusters_find_true_kinds_even_on_one_half(expression: Path, tmp_path: P
     settings = {"items": expression, "branch": {"name": "rna", "half": "first"}, "target": "kind", "resolution": 0.3}
     cluster.run(build(cluster.Config, settings | {"unit": "donor", "method": "louvain"}), tmp_path / "run")
     found = files.read_json(tmp_path / "run" / "metrics.json")
-    assert found["ari"] > 0.7
+    assert found["ari"] > max(0.7, found["ari_by_lot"])
     assert found["stability_ari"] > 0.5
     markers = pd.read_csv(tmp_path / "run" / "markers.csv")
     first = markers.groupby("cluster").head(3)["gene"]
