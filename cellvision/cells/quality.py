@@ -145,7 +145,7 @@ def _squared_gradient(grey: NDArray[np.uint8], width: float) -> NDArray[np.float
 
 
 def noise_of(grey: NDArray[np.uint8]) -> float:
-    """Grey levels, standard deviation of the noise (Immerkaer 1996, with the median, so that edges do not count)."""
+    """(H, W) -> grey levels, standard deviation of the noise (Immerkaer 1996, by the median: edges do not count)."""
     plane = np.pad(grey.astype(np.int16), 1, mode="reflect")
     for _ in range(2):  # the second difference, along one axis and then the other
         plane = (plane[2:] - 2 * plane[1:-1] + plane[:-2]).T
