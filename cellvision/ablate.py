@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cellvision.branches.items import Items
 
-REVISION = 6
+REVISION = 7
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 ONE_SEED = "one seed an arm: how much another seed changes a score is in no interval"
 BASELINE = "baseline: "  # arms that are plain models

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from cellvision.models.encoders import Trained
 
-REVISION = 5
+REVISION = 6
 DRAWN = 5000  # items in the picture
 
 

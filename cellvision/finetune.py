@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cellvision.models.classifier import Classifier
     from cellvision.models.encoders import Trained
 
-REVISION = 5
+REVISION = 6
 
 
 class Config(TargetConfig):

@@ -29,7 +29,7 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 2
+REVISION = 3
 SMALLEST = 1e-3  # probability below which a true label loses no more: a forest's zero is not infinitely wrong
 SHOWN = 25  # features in the picture
 

@@ -16,7 +16,7 @@ from cellvision.evidence.configs import UnitsConfig
 from cellvision.evidence.splits import Folds, Splits
 from cellvision.runs.calls import stage
 
-REVISION = 3
+REVISION = 4
 MIL_BAGS = 10  # bags a class that bag-level learning needs
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cellvision.models.encoders import Trained
     from cellvision.selfsup import Method
 
-REVISION = 1
+REVISION = 2
 LAST_STEPS = 20  # whose mean loss is reported
 
 

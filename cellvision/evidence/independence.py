@@ -12,7 +12,7 @@ import numpy as np
 
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
-from cellvision.io import tables
+from cellvision.io import filenames, tables
 from cellvision.io.images import prints
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     """
     table = items.table
     if units:
-        item_unit = table["source_id"].map(_of_sources(units))
+        item_unit = _of_items(table, units)
     elif unit == "row":
         item_unit = table["source_id"]
     elif table["unit"].isna().all() and not unit:
@@ -46,7 +46,8 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     item_unit = item_unit.where(item_unit.astype(str).str.strip() != "")
     if item_unit.isna().any():
         first = table.loc[item_unit.isna(), "source_id"].iloc[0]
-        raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}")
+        hint = f"; {units} names {_of_sources(units).index[0]!r}" if units else ""
+        raise ConfigError(f"{int(item_unit.isna().sum())} items get no unit, such as those of source {first!r}{hint}")
     item_unit = item_unit.astype(str)
     ties = [*copies(table).values(), table["source_id"]]
     if (item_unit != table["source_id"]).any():  # names that somebody wrote
@@ -91,6 +92,18 @@ def conflict_told(conflicts: list[list[str]]) -> list[str]:
     example = " and ".join(conflicts[0][:2])
     what = f"label conflict: {len(conflicts)} sets of identical or nearly identical sources stand in different groups"
     return [f"{what}, such as {example}"]
+
+
+def _of_items(table: pd.DataFrame, path: Path) -> pd.Series:
+    """(n,) unit of each item by its source, or by the name of the file that the source is, on any system."""
+    unit_of = _of_sources(path)
+    unit = table["source_id"].map(unit_of)
+    if "path" not in table or unit.notna().all():
+        return unit
+    sources = table.drop_duplicates("source_id").reset_index(drop=True)
+    positions = filenames.match(unit_of.index.tolist(), sources["path"].astype(str).tolist())
+    by_source = {sources["source_id"][at]: unit_of.iloc[row] for row, at in enumerate(positions) if at is not None}
+    return unit.fillna(table["source_id"].map(by_source))
 
 
 def _of_sources(path: Path) -> pd.Series:

@@ -110,6 +110,10 @@ def kind_of(path: Path) -> Literal["csv", "parquet", "h5ad"]:
         b"PK": "an Excel workbook or a zip archive",
         b"\xd0\xcf": "an old Excel workbook",
         GZIP: "packed twice",
+        b"BZh": "packed by bzip2",
+        b"\xfd7zXZ": "packed by xz",
+        b"(\xb5/\xfd": "packed by zstd",
+        b"%PDF": "a PDF",
     }
     for magic, what in containers.items():
         if head.startswith(magic):

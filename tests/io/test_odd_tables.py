@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a zip of a table": (workbook("table.csv"), "an Excel workbook or a zip archive"),
     "an old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an old Excel workbook"),
     "packed twice": (gzip.compress(gzip.compress(b"a,b\n1,2\n")), "packed twice"),
-    "bzip2": (bz2.compress(b"a,b\n1,2\n" * 9), ""),
+    "bzip2": (bz2.compress(b"a,b\n1,2\n" * 9), "packed by bzip2"),
+    "xz": (lzma.compress(b"a,b\n1,2\n"), "packed by xz"),
+    "a PDF": (b"%PDF-1.7\nx", "a PDF"),
     "zero bytes": (b"a,b\n1,\x00\x00\n", "zero bytes"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "zero bytes"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "may hold code"),

@@ -149,6 +149,17 @@ def test_an_empty_label_is_left_out_and_its_line_is_said(tmp_path: Path, capsys:
     assert "1 have no label and are left out (t.csv, line 2)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a\\0.png", "0", "C:/crops/a/0.PNG", "a/0.png"])
+def test_crops_are_found_by_any_name_of_their_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "crops" / "a").mkdir(parents=True)
+    (tmp_path / "crops" / "a" / "0.png").touch()
+    path = written(tmp_path / "t.csv", ["image", "label"], [[name, "None"]])
+    found = readycrops.below(tmp_path / "crops", readycrops.read_metadata(path, None), path)
+    assert found[["image", "label"]].to_numpy().tolist() == [["a/0.png", "None"]]
+    with pytest.raises(ConfigError, match="none of its 1 names is that of a file"):
+        readycrops.below(tmp_path / "crops", found.assign(image="q.png"), path)
+
+
 def test_a_bad_coordinate_is_named_by_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('image;x;y;label\n"a\nb";1,5;2,5;x\n1.png;left;2,5;x\n2.png;1,5;2,5;\n')
