@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
     """A shard as a plain array, since indexing a np.memmap object is slow. ConfigError for what is none."""
     try:
         shard = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
+    except (EOFError, SyntaxError, TypeError, ValueError, tokenize.TokenError) as error:
         raise ConfigError(f"{path} is damaged ({files.one_line(error)}); segment again") from None
     if shard.ndim != 4 or shard.dtype != np.uint8:
         raise ConfigError(f"{path} holds no crops, but {shard.dtype} of shape {shard.shape}")

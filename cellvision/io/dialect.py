@@ -92,27 +92,39 @@ def sniff(
 
 
 def find_encoding(path: Path) -> str:
-    """From the byte-order mark, the zero bytes of UTF-16, or whether every byte makes sense as UTF-8; else Latin-1."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """UTF-8 or UTF-16 where every byte makes sense as that, else Latin-1. ConfigError for what is no text."""
     with open_bytes(path) as handle:
-        head = handle.read(4096)
-        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        if zeros := head.count(0):
-            sides = {"utf-16-be": head[::2].count(0), "utf-16-le": head[1::2].count(0)}
-            name, most = max(sides.items(), key=lambda item: item[1])
-            if most == zeros and most > len(head) // 4:
-                return name
-            raise ConfigError(f"{path} holds zero bytes and is no text; expected CSV, Parquet or h5ad")
-        chunk = head
-        try:
-            while chunk:
-                decoder.decode(chunk)
-                chunk = handle.read(SAMPLE)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "latin-1"
+        name = _likely_encoding(handle.read(4096), path)
+    if _makes_sense(path, name):
+        return name
+    if name.startswith("utf-16"):
+        raise ConfigError(f"{path} is UTF-16 that is cut off or damaged; copy it again, or save it as UTF-8")
+    return "latin-1"
+
+
+def _likely_encoding(head: bytes, path: Path) -> str:
+    """From the byte-order mark, or the zero bytes of UTF-16."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if zeros := head.count(0):
+        sides = {"utf-16-be": head[::2].count(0), "utf-16-le": head[1::2].count(0)}
+        name, most = max(sides.items(), key=lambda item: item[1])
+        if most == zeros and most > len(head) // 4:
+            return name
+        raise ConfigError(f"{path} holds zero bytes and is no text; expected CSV, Parquet or h5ad")
     return "utf-8-sig" if head.startswith(codecs.BOM_UTF8) else "utf-8"
+
+
+def _makes_sense(path: Path, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_bytes(path) as handle:
+            while chunk := handle.read(SAMPLE):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _sample(path: Path, encoding: str) -> str:

@@ -227,7 +227,7 @@ def _shape_of(feature: Any, number: int, path: Path) -> list[polygons.Ring]:
     """All rings of one feature, which the even-odd rule then tells apart; none for points and lines."""
     form = feature.get("geometry") if isinstance(feature, dict) else None
     kind = form.get("type") if isinstance(form, dict) else None
-    if not isinstance(form, dict) or kind not in SHAPES:
+    if not isinstance(form, dict) or not isinstance(kind, str) or kind not in SHAPES:
         return []
     try:
         parts = SHAPES[str(kind)](form["coordinates"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cellvision.core.errors import ConfigError
+from cellvision.core.files import one_line
 
 if TYPE_CHECKING:
     import h5py
@@ -33,11 +34,17 @@ def frame(file: h5py.File, name: str) -> pd.DataFrame:
     """obs or var, named by text; files of anndata before 0.7 keep them as one compound dataset."""
     import h5py
     import pandas as pd
+    from anndata._io.specs.registry import IORegistryError
     from anndata.io import read_elem
 
     node = file[name]
     if not isinstance(node, h5py.Dataset):
-        table = read_elem(node)
+        try:
+            table = read_elem(node)
+        except IORegistryError as error:
+            raise ConfigError(f"{file.filename}: {name} is no table that anndata reads ({one_line(error)})") from None
+        if not isinstance(table, pd.DataFrame):
+            raise ConfigError(f"{file.filename}: {name} is no table, but {type(table).__name__}")
         table.index = table.index.astype(str)
         return table
     table = pd.DataFrame({field: node[field] for field in node.dtype.names or ()})
@@ -84,4 +91,13 @@ def whole(file: h5py.File, name: str) -> Any:
     if form.kind == "dense":
         return node[()]
     parts = (node["data"][()], node["indices"][()], node["indptr"][()])
-    return (csr_matrix if form.kind == "csr" else csc_matrix)(parts, form.shape)
+    return checked((csr_matrix if form.kind == "csr" else csc_matrix)(parts, form.shape), form.where)
+
+
+def checked(matrix: Any, where: str) -> Any:
+    """A sparse matrix whose places lie inside of it. ConfigError where they do not: scipy would read beyond its end."""
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise ConfigError(f"{where} is damaged: {one_line(error)}") from None
+    return matrix

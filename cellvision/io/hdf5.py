@@ -7,7 +7,10 @@ and never followed out of the file; opening a dataset to look at its layout read
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +25,10 @@ HARMLESS = 64 << 20  # bytes a dataset, a chunk or a piece of text may unfold to
 RATIO = 1000  # times its stored size that more than that may unfold to
 DEPTH = 32  # groups inside groups
 OBJECTS = 1_000_000  # links and attributes of a file
+TEXT_S = 3  # seconds of processor time that reading the text of a file may take,
+TEXT_RATE = 1e6  # and bytes of the file for each more
 ATTRIBUTE = 64 << 10  # bytes, the most HDF5 keeps in an object's header
-FAULTS = (OSError, RuntimeError, ValueError, KeyError, TypeError)  # what h5py makes of damaged structures
+FAULTS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # of damaged structures
 
 
 def audit(path: Path) -> None:
@@ -35,13 +40,19 @@ def audit(path: Path) -> None:
 @contextmanager
 def open_h5(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading, after its audit. Errors as `audit`; damage met while reading is NoUsableInput."""
-    with audited(path) as file:
-        try:
-            yield file
-        except OSError as error:
-            if error.errno is not None:  # of the operating system, such as a full disk; HDF5's own have none
-                raise
-            raise NoUsableInput(f"{path} is damaged HDF5 ({_line(error)})") from None
+    with audited(path) as file, sound(path):
+        yield file
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """What damage makes h5py, and those who read with it, raise in here is NoUsableInput."""
+    try:
+        yield
+    except FAULTS as error:
+        if getattr(error, "errno", None) is not None:  # of the operating system, such as a full disk; HDF5's have none
+            raise
+        raise NoUsableInput(f"{path} is damaged HDF5 ({_line(error)})") from None
 
 
 def audited(path: Path) -> h5py.File:
@@ -49,6 +60,7 @@ def audited(path: Path) -> h5py.File:
     file = _open(path)
     try:
         _Audit(path).file(file)
+        _try_text(path)
     except BaseException as error:
         file.close()
         if isinstance(error, FAULTS):
@@ -73,6 +85,43 @@ def strings(dataset: h5py.Dataset) -> list[str]:
         if total > max(HARMLESS, size):
             raise UnsafeInput(f"{dataset.file.filename}: the text of {dataset.name!r} unfolds to over {total} bytes")
     return texts
+
+
+def _try_text(path: Path) -> None:
+    """Read all text once in a forked process: of damaged text HDF5 may read for ever, and nothing here could stop it.
+
+    NoUsableInput where that process does not end by itself. Systems that cannot fork do without.
+    """
+    if not hasattr(os, "fork"):
+        return
+    child = os.fork()
+    if not child:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, TEXT_S + path.stat().st_size / TEXT_RATE)  # ends it, whatever it does
+            _read_text(path)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise NoUsableInput(f"{path} is damaged HDF5 (its text cannot be read to an end); copy it again")
+
+
+def _read_text(path: Path) -> None:
+    """All attributes, and all text of variable length, which lies in a heap of its own."""
+    import h5py
+
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+
+    def look(_: str, node: Any) -> None:
+        with contextlib.suppress(*FAULTS):
+            for key in node.attrs:
+                node.attrs[key]
+            if isinstance(node, h5py.Dataset) and h5py.check_string_dtype(node.dtype) and node.dtype.kind == "O":
+                node[()]
+
+    with contextlib.suppress(*FAULTS), h5py.File(path, "r") as file:
+        look("/", file)
+        file.visititems(look)
 
 
 def _open(path: Path) -> h5py.File:

@@ -262,10 +262,10 @@ def read_parquet(path: Path) -> Table:
 
     try:
         table = parquet.ParquetFile(path).read()
+        check_names(table.column_names, str(path))
+        frame = table.replace_schema_metadata().to_pandas(ignore_metadata=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from None
-    check_names(table.column_names, str(path))
-    frame = table.to_pandas(ignore_metadata=True)
     frame = frame.rename(columns={"__index_level_0__": INDEX, "": INDEX})
     return Table(frame, tuple(csvtables.endless(frame)))
 

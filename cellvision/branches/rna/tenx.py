@@ -10,8 +10,7 @@ import numpy as np
 
 from cellvision.branches.rna.values import Expression, InMemory
 from cellvision.core.errors import ConfigError
-from cellvision.io import csvrows
-from cellvision.io.dialect import one_line
+from cellvision.io import csvrows, h5ad, matrices
 
 FILE = re.compile(r"(?i)(.*?)[._-]?(features|genes|barcodes|matrix)\.(?:tsv|mtx)(?:\.gz)?$")
 EXPRESSION = "Gene Expression"
@@ -63,18 +62,13 @@ def prefix_of(path: Path) -> str:
 
 
 def _read_sample(folder: Path, parts: dict[str, Path]) -> Expression:
-    from scipy.io import mmread
-
     for kind, name in (("features", "features.tsv"), ("barcodes", "barcodes.tsv"), ("matrix", "matrix.mtx")):
         if kind not in parts:
             beside = ", ".join(path.name for path in parts.values())
             raise ConfigError(f"{folder} is no 10x folder: it has no {name}[.gz] beside {beside}")
     columns = [np.array(column, object) for column in csvrows.bare_columns(parts["features"])]
     barcodes = np.array(csvrows.bare_columns(parts["barcodes"])[0], object)
-    try:
-        values = mmread(parts["matrix"]).T
-    except (ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"cannot read the 10x folder {folder}: {one_line(error)}") from None
+    values = matrices.read_market(parts["matrix"]).T
     if values.shape != (len(barcodes), len(columns[0])):
         raise ConfigError(
             f"{folder}: the matrix is {values.shape[1]} genes by {values.shape[0]} cells, {parts['features'].name} has "
@@ -116,7 +110,8 @@ def read_h5(handle: Any) -> Expression | None:
     """The matrix of a 10x h5 file; of an older one with several genomes, their genes side by side. None without one."""
     if "matrix" in handle:
         return _of_group(handle["matrix"], ("features/id", "features/name"))
-    genomes = [name for name in handle if hasattr(handle[name], "keys") and {"barcodes", "genes"} <= {*handle[name]}]
+    groups = [name for name in handle if handle.get(name, getclass=True).__name__ == "Group"]
+    genomes = [name for name in groups if {"barcodes", "genes"} <= {*handle[name]}]
     if not genomes:
         return None
     read = {name: _of_group(handle[name], ("genes", "gene_names")) for name in genomes}
@@ -152,8 +147,14 @@ def _of_group(node: Any, columns: tuple[str, str]) -> Expression:
 
     genes, symbols = (node[name][()].astype(str).astype(object) for name in columns)
     parts = (node[name][()] for name in ("data", "indices", "indptr"))
-    values = csc_matrix(tuple(parts), tuple(int(size) for size in node["shape"][()])).T
+    stored = csc_matrix(tuple(parts), tuple(int(size) for size in node["shape"][()]))
+    where, ends = f"{node.file.filename}: {node.name}", (len(genes), len(node["barcodes"]))
+    if stored.shape != ends or len(symbols) != len(genes):
+        raise ConfigError(f"{where} is {stored.shape}, but names {len(genes)} genes and {ends[1]} cells")
+    values = h5ad.checked(stored, where).T
     kinds = node["features/feature_type"][()].astype(str) if "features/feature_type" in node else None
+    if kinds is not None and kinds.shape != genes.shape:
+        raise ConfigError(f"{where} names {len(genes)} genes, but {kinds.size} types of them")
     return of_10x(values, genes, symbols, kinds, node["barcodes"][()].astype(str))
 
 

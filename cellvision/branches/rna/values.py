@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.io import hdf5
+from cellvision.io import h5ad, hdf5
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +78,10 @@ class Backed:
 
     def take(self, rows: NDArray[np.int64]) -> csr_matrix:
         """(n,) rows -> (n, genes) float32; neighbouring rows are read at once."""
+        with hdf5.sound(self.path):
+            return self._taken(rows)
+
+    def _taken(self, rows: NDArray[np.int64]) -> csr_matrix:
         from scipy.sparse import csr_matrix, vstack
 
         node = self._open()
@@ -99,6 +103,7 @@ class Backed:
         span = slice(int(at[0]), int(at[-1]))
         values = node["data"][span].astype(np.float32)
         matrix = csr_matrix((values, node["indices"][span], at - at[0]), (stop - start, self.shape[1]))
+        h5ad.checked(matrix, f"{self.path}: {self.name}")
         matrix.sum_duplicates()
         return matrix
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches.trace.files import Block
+from cellvision.core.errors import ConfigError
+from cellvision.core.files import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,13 +55,19 @@ def mapped(path: Path) -> Iterable[tuple[NDArray[np.float32], Any]]:
     """(n, 1, time) of each record batch, lying in the file, and the batch."""
     import pyarrow as pa
 
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        lists = batch.column(batch.schema.get_field_index(TRACE))
-        points = lists.type.list_size
-        values = lists.values.to_numpy(zero_copy_only=True).reshape(-1, 1, points)
-        yield values[lists.offset : lists.offset + len(lists)], batch
+    if not path.is_file():
+        raise ConfigError(f"no traces at {path}; extract them again")
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            batch.validate(full=True)
+            lists = batch.column(batch.schema.get_field_index(TRACE))
+            points = lists.type.list_size
+            values = lists.values.to_numpy(zero_copy_only=True).reshape(-1, 1, points)
+            yield values[lists.offset : lists.offset + len(lists)], batch
+    except (pa.ArrowException, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} holds no traces of an extraction ({one_line(error)}); extract them again") from None
 
 
 def from_extraction(path: Path) -> tuple[Traces, pd.DataFrame]:
@@ -67,8 +75,13 @@ def from_extraction(path: Path) -> tuple[Traces, pd.DataFrame]:
     import pyarrow as pa
 
     parts = list(mapped(path))
-    names = [name for name in parts[0][1].schema.names if name != TRACE]
-    table = pa.Table.from_batches([batch.select(names) for _, batch in parts]).to_pandas()
+    if not parts:
+        raise ConfigError(f"{path} holds no traces; extract them again")
+    try:
+        names = [name for name in parts[0][1].schema.names if name != TRACE]
+        table = pa.Table.from_batches([batch.select(names) for _, batch in parts]).to_pandas()
+    except (pa.ArrowException, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} holds no traces of an extraction ({one_line(error)}); extract them again") from None
     return Traces([values for values, _ in parts], path), table
 
 
