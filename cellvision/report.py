@@ -6,6 +6,7 @@ The words stand in report.html, a template with a block for each stage; this fil
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import shlex
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from cellvision.evidence import scoring
 from cellvision.runs.calls import command
 
 if TYPE_CHECKING:
+    import jinja2
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -78,24 +80,21 @@ def write(folder: Path, path: Path) -> None:
     say(f"report: {path}")
 
 
-def rendered(folder: Path) -> str:
+@functools.cache
+def template() -> jinja2.Template:
+    """The page, compiled once: that takes longer than filling it."""
     import jinja2
 
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    page.globals |= {function.__name__: function for function in (score, difference, share, shown)}
+    page.globals |= {"inflation": scoring.inflation_told, "weights": scoring.weights_told}
+    return page.from_string(TEMPLATE.read_text("utf-8"))
+
+
+def rendered(folder: Path) -> str:
     runs = list(runs_below(folder))
     limits = list(dict.fromkeys(line for entry in runs for line in cannot_claim(entry)))
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.globals |= {
-        "score": score,
-        "difference": difference,
-        "share": share,
-        "shown": shown,
-        "inflation": scoring.inflation_told,
-        "weights": scoring.weights_told,
-    }
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(top=runs[0], runs=runs, limits=limits)
+    return template().render(top=runs[0], runs=runs, limits=limits)
 
 
 def runs_below(folder: Path) -> Iterator[Run]:

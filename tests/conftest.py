@@ -18,7 +18,7 @@ import pytest
 from sharing import shared
 
 # fixtures of several rooms
-pytest_plugins = ["quick_pictures", "small_cellpose", "small_counts", "small_tables", "tiny_runs"]
+pytest_plugins = ["quick_pictures", "small_cellpose", "small_counts", "small_segmenter", "small_tables", "tiny_runs"]
 
 TINY: dict[str, Any] = {
     "encoder": "test_resnet",

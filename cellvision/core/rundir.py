@@ -8,6 +8,7 @@ names with its own hash: both are verified before a finished run is reused or re
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import stat
@@ -68,7 +69,7 @@ class RunDir:
             remove_temporaries(out)
             record = {
                 "schema": SCHEMA, **what, "status": "running", "fingerprint": expected, "command": sys.argv[:],
-                "seed": cfg.seed, "versions": _versions(), "git": _git(), "started": record.get("started", _now()),
+                "seed": cfg.seed, "versions": {**_versions()}, "git": _git(), "started": record.get("started", _now()),
             }  # fmt: skip
             files.write_json(out / "run.json", record)  # first: the sign that the directory is ours
             files.write_text(out / "config.yaml", to_yaml(cfg))
@@ -298,6 +299,7 @@ def _lock_file(handle: TextIO) -> None:
         fcntl.flock(handle.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     import importlib.metadata
 

@@ -135,7 +135,8 @@ class Cellpose(Segmenter):
             from cellpose.models import CellposeModel
 
             half = self.precision == "bf16"
-            self._model = CellposeModel(device=self.device, pretrained_model=str(self.path), use_bfloat16=half)
+            with undrawn():
+                self._model = CellposeModel(device=self.device, pretrained_model=str(self.path), use_bfloat16=half)
         return self._model
 
 
@@ -187,6 +188,21 @@ def isolated(device: torch.device) -> Iterator[None]:
             np.random.set_state(legacy)
             torch.backends.cuda.matmul.allow_tf32 = tf32  # importing Cellpose turns it on
             log.setLevel(level)
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Networks made inside have no first weights: drawing 305 M takes seconds, and `check_network` has found others."""
+    from torch.nn import init
+
+    drawing = {name: function for name, function in vars(init).items() if name.endswith("_") and callable(function)}
+    try:
+        for name in drawing:
+            setattr(init, name, lambda tensor, *settings, **more: tensor)
+        yield
+    finally:
+        for name, function in drawing.items():
+            setattr(init, name, function)
 
 
 # --- weights: found, read without unpickling, and compared with the network

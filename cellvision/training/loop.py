@@ -24,7 +24,7 @@ from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.executors import local
 from cellvision.io import tensorfiles
-from cellvision.training.device import autocast, device_of
+from cellvision.training.device import autocast, device_of, reseed
 from cellvision.training.schedule import LoopConfig, learning_rate
 
 Batch = dict[str, Tensor]
@@ -98,7 +98,7 @@ def train(
     with signals.deferred(), contextlib.closing(source):
         for batch in track(source, shown or what, cfg.steps, "steps", trainer.step):
             step = trainer.step
-            torch.manual_seed(torch_seed(seed, what, step))
+            reseed(torch_seed(seed, what, step), device)
             module.train()
             if frozen_statistics:
                 freeze_norms(module)

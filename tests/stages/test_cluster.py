@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from small_counts import chain
 
-from cellvision import cluster, finetune
+from cellvision import cluster, finetune, plan
 from cellvision.branches.rna.branch import cluster_derived
 from cellvision.core import files
 from cellvision.core.config import build
@@ -56,6 +56,7 @@ def clustered(path: Path, out: Path, **branch: Any) -> Path:
 def score_of_clusters(path: Path, out: Path, steps: int, baselines: bool = True, **branch: Any) -> dict[str, Any]:
     cfg: dict[str, Any] = {
         "items": path,
+        "splits": out.with_name("plan") / "splits.csv",
         "branch": {"name": "rna", **branch},
         "target": "cluster",
         "unit": "donor",
@@ -66,6 +67,7 @@ def score_of_clusters(path: Path, out: Path, steps: int, baselines: bool = True,
 
 
 def test_clusters_of_noise_are_called_circular_and_vanish_when_counts_are_split(noise: Path, tmp_path: Path) -> None:
+    chain(plan, tmp_path / "plan", noise, target="group", folds=2)
     whole = clustered(noise, tmp_path / "whole")
     circular = score_of_clusters(noise, tmp_path / "circular", steps=2, metadata=(whole,))
     assert any(stamp.startswith("circular: labels 'cluster'") for stamp in circular["stamps"])

@@ -22,7 +22,7 @@ target: kind
 unit: donor
 folds: units
 seeds: [0]
-base: {encoder: linear, tune: whole, loop: {steps: 30, batch: 16, lr: 0.05}}
+base: {encoder: linear, tune: whole, loop: {steps: 12, batch: 16, lr: 0.3}}
 arms:
   all features: {}
   noise alone: {branch.exclude: [size]}

@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_train_segmenter import config as segmenter_config
-from test_train_segmenter import crosses
 from tiny_runs import metrics_of, run
 
-from cellvision import cluster, embed, extract, importance, report, train_segmenter
+from cellvision import cluster, embed, extract, importance, report
 from cellvision.commandline.cli import main, read_config
 from cellvision.core import files, rundir
 from cellvision.core.config import build, result_keys
@@ -46,9 +44,7 @@ def of_extract(request: Request, tmp: Path) -> Path:
 
 
 def of_train_segmenter(request: Request, tmp: Path) -> Path:
-    raw, truth = crosses(tmp, 4)
-    train_segmenter.run(segmenter_config(raw, truth, held_out=0.5, loop={"steps": 2, "batch": 2}), tmp / "run")
-    return tmp / "run"
+    return Path(request.getfixturevalue("trained_segmenter")) / "out"
 
 
 STAGES: dict[str, tuple[Callable[[Request, Path], Path], dict[str, Any], tuple[str, ...], int]] = {

@@ -8,67 +8,41 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from small_segmenter import config, crosses
 
 from cellvision import train_segmenter
 from cellvision.core import files, signals
 from cellvision.core.errors import ConfigError, NoUsableInput
-from cellvision.io import labelmaps
 from cellvision.segmenters.nano import training as nano_training
 from cellvision.segmenters.nano.network import DIAMETER, NanoNetwork
 
 
-def crosses(folder: Path, count: int, seed: int = 0) -> tuple[Path, Path]:
-    """Images of a kind of cell that nobody has trained on: thin dark crosses on a striped background."""
-    rng = np.random.default_rng(seed)
-    raw, truth = folder / "raw", folder / "truth"
-    (raw / "odd").mkdir(parents=True)
-    (truth / "odd").mkdir(parents=True)
-    for number in range(count):
-        pixels = 150 + 20 * np.sin(np.arange(160) / 3)[None] + rng.normal(0, 4, (128, 160))
-        labels = np.zeros((128, 160), np.int32)
-        for cell, (y, x) in enumerate(((20, 30), (20, 90), (70, 50), (75, 120), (105, 20)), 1):
-            y, x = y + int(rng.integers(-6, 6)), x + int(rng.integers(-6, 6))
-            labels[max(y - 12, 0) : y + 12, x - 4 : x + 4] = cell
-            labels[max(y - 4, 0) : y + 4, max(x - 12, 0) : x + 12] = cell
-        pixels[labels > 0] -= 60
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(raw / "odd" / f"{number}.png")
-        labelmaps.write(truth / "odd" / f"{number}.tif", labels)
-    return raw, truth
-
-
-def config(raw: Path, truth: Path, **others: object) -> train_segmenter.Config:
-    settings = {"raw": raw, "truth": truth, "workers": 0, "threads": 1, "loop": {"steps": 12, "batch": 4, "lr": 5e-4}}
-    return train_segmenter.Config.model_validate(settings | others)
-
-
-def test_it_learns_a_new_kind_of_cell_and_scores_it_on_unseen_images(tmp_path: Path) -> None:
-    raw, truth = crosses(tmp_path, 6)
-    train_segmenter.run(config(raw, truth, held_out=0.34), tmp_path / "out")
-    found = files.read_json(tmp_path / "out" / "metrics.json")
+def test_it_learns_a_new_kind_of_cell_and_scores_it_on_unseen_images(trained_segmenter: Path) -> None:
+    out = trained_segmenter / "out"
+    found = files.read_json(out / "metrics.json")
     assert found["trained_on"] == 4
     assert found["images_after"] == found["images_before"] == 2
     assert found["ap_50_after"] >= found["ap_50_before"]
-    table = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    table = pd.read_parquet(out / "scores.parquet")
     assert table["held_out"].sum() == 2
     assert table.loc[table["held_out"], "ap_50_after"].notna().all()
     assert table.loc[~table["held_out"], "ap_50_after"].isna().all()
-    assert not (tmp_path / "out" / "checkpoints").exists()
-    cfg = config(raw, truth, held_out=0.34)
+    assert not (out / "checkpoints").exists()
+    cfg = config(trained_segmenter / "raw", trained_segmenter / "truth", held_out=0.34)
     held = train_segmenter.pairs_of(cfg)[table["held_out"]]
-    again = train_segmenter.score(cfg, held, tmp_path / "out" / "weights.safetensors")
+    again = train_segmenter.score(cfg, held, out / "weights.safetensors")
     assert np.mean([row["ap_50"] for row in again]) == pytest.approx(found["ap_50_after"])
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, truth = crosses(tmp_path, 2)
-    cfg = config(raw, truth, held_out=0, loop={"steps": 4, "batch": 2})
+    cfg = config(raw, truth, held_out=0, loop={"steps": 3, "batch": 2})
     train_segmenter.run(cfg, tmp_path / "whole")
     calls = []
 
     def stop() -> int:
         calls.append(1)
-        return 15 if len(calls) >= 3 else 0
+        return 15 if len(calls) >= 2 else 0
 
     with monkeypatch.context() as patch:
         patch.setattr(signals, "requested", stop)
