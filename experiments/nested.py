@@ -95,7 +95,8 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
     chosen, choices = choose(rows, list(arms))
     scored = pd.concat([chosen, logistic(cfg, split, out), rows[rows["held"].map(len) == 1]])
     nothing = pd.DataFrame(columns=["arm", "status", "seed", "balanced_accuracy", "steps_total", "cell_accuracy"])
-    summary, differences = ablate.compare(nothing, scored, LOGISTIC)
+    no_labels = scored.head(0)  # of single cells: the rows here are scored once
+    summary, differences = ablate.compare(nothing, scored, no_labels, LOGISTIC)
     files.write_csv(out / "choices.csv", choices)
     ablate.write(out, summary, differences)
     ablate.report_to_person(out)

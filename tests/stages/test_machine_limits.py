@@ -156,6 +156,7 @@ def test_a_file_that_cannot_be_read_costs_its_row(
     assert os.strerror(number) in images.loc["b/1.png", "note"]
 
 
+@pytest.mark.usefixtures("true_pictures")  # as in the process of the command
 def test_64_file_handles_are_enough(raw: Path, tmp_path: Path) -> None:
     command = ["segment", *PLAIN, "--raw", str(raw), "--workers", "2", "--out", str(tmp_path / "cells")]
     answer = limited(command, resource.RLIMIT_NOFILE, 64)
