@@ -17,6 +17,7 @@ from cellvision.core.progress import say
 from cellvision.core.rundir import RunDir
 from cellvision.io import rawfolder
 from cellvision.runs.calls import stage
+from cellvision.segmenters import given as given_masks
 from cellvision.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -36,13 +37,16 @@ class Config(StageConfig):
     model: Path = option(..., "the model/ folder that finetune left with --fold none or one fold", runtime=True)
     raw: Path | None = option(None, "folder of new images", runtime=True)
     items: Path | None = option(None, "a segment run or a table, instead of --raw", runtime=True)
+    masks: Path | None = option(
+        None, "label maps of the new images, in place of a segmenter, as in segment", runtime=True
+    )
     weights: Path | None = option(None, "the segmenter's own weights, where training had some", runtime=True)
     metadata: tuple[Path, ...] = option((), "tables joined to new cells of the rna branch", runtime=True)
     max_megapixels: float = option(64, "larger images are refused before they are decoded", gt=0, le=10_000)
     follow_symlinks: bool = option(False, "also read links that leave the raw folder")
     uses: ClassVar[tuple[str, ...]] = ("workers", "threads", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
-        Only(("weights", *OWN), lambda cfg: cfg.items is None, "with --raw"),
+        Only(("masks", "weights", *OWN), lambda cfg: cfg.items is None, "with --raw"),
         Only(("metadata",), lambda cfg: cfg.items is not None, "with --items"),
         Only(("strict",), lambda cfg: cfg.items is None, "with --raw"),
         Only(("workers",), lambda cfg: cfg.items is None or not cfg.workers, "with --raw"),
@@ -68,6 +72,8 @@ def run(cfg: Config, out: Path) -> None:
     else:
         content = open_branch(cfg, bundle, where).items.content
     inputs = {"data": content, "model": files.hash_tree(cfg.model)}
+    if cfg.masks:
+        inputs["masks"] = files.hash_tree(cfg.masks)
     with RunDir.claim(out, "predict", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             if how:
@@ -102,8 +108,15 @@ def cut_like_training(cfg: Config, bundle: dict[str, Any]) -> segment.Config:
     options["read"] = read | {key: getattr(cfg, key) for key in OWN}
     options.pop("max_size", None)  # the size itself is known
     options["read"] = read_like_training(options["read"], geometry.get("intensity"))
-    options |= {"raw": cfg.raw, "workers": cfg.workers, "device": cfg.device, "strict": cfg.strict}
-    return build(segment.Config, options)
+    options |= {"raw": cfg.raw, "workers": cfg.workers, "strict": cfg.strict}
+    if cfg.masks is not None:
+        return build(segment.Config, options | {"segmenter": segment.Config().segmenter, "masks": cfg.masks})
+    if bundle.get("segmenter") == given_masks.NAME:
+        raise ConfigError(
+            "the training images were cut by masks that somebody had; give those of the new ones: --masks"
+        )
+    how = build(segment.Config, options)
+    return build(segment.Config, options | {"device": cfg.device}) if segment.on_device(how) else how
 
 
 def segmenter_of(cfg: Config, given: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from cellvision.cells.brightness import Ranges
 from cellvision.cells.modes import Mode
 from cellvision.cells.pixels import (
     READ_FLAGS,
+    Loaded,
     ReadConfig,
     choose_ranges,
     crop_pixels,
@@ -39,17 +40,17 @@ from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import independence, labelscores
 from cellvision.executors import local
 from cellvision.io import labelmaps, rawfolder
-from cellvision.io.images.reader import ImageError, Reason
+from cellvision.io.images.reader import ImageError, Limits, Reason
 from cellvision.io.rawfolder import Entry
 from cellvision.plots.cells import preview
 from cellvision.runs.calls import stage
-from cellvision.segmenters import SEGMENTERS, WHY, Segmenter, SegmenterConfig
+from cellvision.segmenters import SEGMENTERS, WHY, Segmentation, Segmenter, SegmenterConfig, given
 from cellvision.segmenters.slow import Slow, announce
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 8
+REVISION = 9
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -60,6 +61,11 @@ class Config(StageConfig):
     raw: Path | None = option(None, "folder with a sub-folder of images for each group", runtime=True)
     segmenter: SegmenterConfig = option(
         "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"
+    )
+    masks: Path | None = option(
+        None,
+        "folder of label maps that mirrors --raw (TIFF, PNG, GeoJSON, ImageJ ROI zip), in place of a segmenter",
+        runtime=True,
     )
     annotations: Path | None = option(
         None, "CSV of true labels: image,x,y,label or image,x0,y0,x1,y1,label", runtime=True
@@ -90,9 +96,10 @@ class Config(StageConfig):
     }
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
-        Only(("segmenter", "annotations", "drop", "mode", "modes", "context", "size", "scale", "truth"),
+        Only(("segmenter",), lambda cfg: cfg.masks is None, "without --masks, which takes its place"),
+        Only(("segmenter", "masks", "annotations", "drop", "mode", "modes", "context", "size", "scale", "truth"),
              lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
-        Only(("device",), lambda cfg: cfg.crops is None or cfg.device == "cpu", "with --raw; --crops are cut already"),
+        Only(("device",), lambda cfg: cfg.device == "cpu" or on_device(cfg), "with a segmenter that is a network"),
         Only(("unit",), lambda cfg: cfg.crops is not None, "with --crops"),
         Only(("truth_by", "truth_unit"), lambda cfg: cfg.truth is not None, "with --truth"),
         Only(("metadata",), lambda cfg: cfg.crops is not None or cfg.truth_by or cfg.truth_unit,
@@ -101,6 +108,11 @@ class Config(StageConfig):
         Only(("scale",), lambda cfg: cfg.size is not None, "with --size"),
         Only(("max_size",), lambda cfg: cfg.size is None, "without --size, which says it already"),
     )  # fmt: skip
+
+
+def on_device(cfg: Config) -> bool:
+    """Whether a network cuts these cells, so that it matters where it runs."""
+    return cfg.crops is None and cfg.masks is None and getattr(cfg.segmenter, "on_device", True)
 
 
 @stage
@@ -114,11 +126,14 @@ def run(cfg: Config, out: Path) -> None:
     for group in sorted(set(cfg.modes) - {entry.group for entry in entries}):
         raise ConfigError(f"there is no group {group!r} below {cfg.raw}, so that its mode has no effect")
     _BUILT.clear()
-    inputs = {
-        "raw": rawfolder.fingerprint_of(entries),
-        "segmenter": _segmenter(cfg).identity(),
-    }  # every user error happens here
-    say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
+    inputs = {"raw": rawfolder.fingerprint_of(entries)}
+    if cfg.masks is None:
+        inputs["segmenter"] = _segmenter(cfg).identity()  # every user error happens here
+        say(f"segment: with {cfg.segmenter.name} ({WHY.get(cfg.segmenter.name, 'a plugin')})")
+    else:
+        entries = given.with_maps(entries, labelscores.maps_of(entries, cfg.masks), cfg.masks)
+        inputs |= {"segmenter": given.NAME, "masks": given.identity(entries)}
+        say(f"segment: with the masks in {cfg.masks}, for {sum(bool(entry.maps) for entry in entries)} images")
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
     truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
@@ -226,7 +241,7 @@ def find_cells(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFra
 
 def processes(cfg: Config, todo: list[tuple[Config, Entry, Path]]) -> int:
     """`--workers`, else one a core; of a slow segmenter no more than fit into memory, and it says what is to come."""
-    segmenter = _segmenter(cfg)
+    segmenter = _segmenter(cfg) if cfg.masks is None else None
     workers = min(local.cores() if cfg.workers is None else cfg.workers, len(todo))
     if isinstance(segmenter, Slow) and todo:
         workers = min(workers, segmenter.processes()) if cfg.workers is None else workers
@@ -269,17 +284,16 @@ def _skipped(entry: Entry) -> dict[str, Any]:
 def segment_one(task: tuple[Config, Entry, Path]) -> None:
     """One image: decode, segment, measure; writes its mask and then its part, which is the sign that it is done."""
     cfg, entry, out = task
+    mode = cfg.modes.get(entry.group, cfg.mode)
     try:
         loaded = load_pixels(entry, cfg.read)
+        segmentation = masks_of(cfg, entry, loaded, mode)
     except ImageError as error:
         return files.write_json(
             _part(out, entry), {"image": account.image_row(entry, "skipped", error.reason, str(error)), "cells": []}
         )
     image = loaded.image
-    segmentation = _segmenter(cfg).segment(loaded.seen)
-    sifted = hygiene.sift(
-        segmentation.masks, segmentation.scores, loaded.pixels, cfg.modes.get(entry.group, cfg.mode), cfg.drop
-    )
+    sifted = hygiene.sift(segmentation.masks, segmentation.scores, loaded.pixels, mode, cfg.drop)
     labelmaps.write(out / "masks" / f"{entry.image_id}.tif", sifted.labels)
     read_notes = [note for note in (entry.note, *image.notes) if note]
     row = account.image_row(entry, "ok", Reason.OK, "; ".join([*read_notes, *segmentation.notes, *sifted.notes]), image)
@@ -290,6 +304,14 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
         row["reason"] = Reason.E_NO_CELLS
     rows = {} if sifted.items.empty else sifted.items.to_dict("list")
     return files.write_json(_part(out, entry), {"image": row, "cells": rows})
+
+
+def masks_of(cfg: Config, entry: Entry, loaded: Loaded, mode: str) -> Segmentation:
+    """The cells of one image, found by the segmenter or given. ImageError where nothing usable was given."""
+    if cfg.masks is None:
+        return _segmenter(cfg).segment(loaded.seen)
+    limits = Limits(min_side=1, max_megapixels=cfg.read.max_megapixels)
+    return given.cells_of(entry, loaded.pixels.shape[:2], cfg.masks, limits, whole=mode == "object")
 
 
 _BUILT: dict[str, Segmenter] = {}  # one segmenter per worker process: weights are loaded once

@@ -36,13 +36,12 @@ SSL_VIEWS = 2  # of every item in a step
 FEW_STEPS, FEWEST_STEPS = 100, 20  # of a fine-tuning: with fewer one seed is enough; never fewer than the second
 SHARED = (
     "raw",
-    "segmenter",
+    "masks",
     "annotations",
     "drop",
     "mode",
     "modes",
     "workers",
-    "device",
     "strict",
     "seed",
 )  # as in segment
@@ -52,6 +51,7 @@ class Config(StageConfig):
     """Options of `study`."""
 
     raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
+    masks: Path | None = option(None, "folder of label maps in place of a segmenter, as in segment", runtime=True)
     segmenter: SegmenterConfig = option(
         "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"
     )
@@ -82,6 +82,7 @@ class Config(StageConfig):
     short: ClassVar[dict[str, str]] = {"diameter": "segmenter.diameter", "weights": "segmenter.weights"}
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "threads", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
+        Only(("segmenter",), lambda cfg: cfg.masks is None, "without --masks, which takes its place"),
         Only(("range",), lambda cfg: cfg.intensity == "fixed", "with --intensity fixed"),
         Only(("unit",), lambda cfg: cfg.units is None, "without --units, which names the units already"),
     )
@@ -95,6 +96,8 @@ def run(cfg: Config, out: Path) -> None:
         raise ConfigError("--target annotation needs --annotations, a CSV of true labels; or give --target group")
     cutting = cut_with(cfg)
     inputs = {"raw": rawfolder.fingerprint_of(segment.scan_images(cutting))}
+    if cfg.masks:
+        inputs["masks"] = files.hash_tree(cfg.masks)
     for name in ("annotations", "units"):
         if getattr(cfg, name):
             inputs[name] = content_of(getattr(cfg, name))
@@ -115,7 +118,10 @@ def run(cfg: Config, out: Path) -> None:
 
 def cut_with(cfg: Config) -> segment.Config:
     """The options of its `segment`."""
-    return segment.Config(**_only(cfg, *SHARED), read=_only(cfg, "channels", "segment_channels", "intensity", "range"))
+    network = cfg.masks is None and getattr(cfg.segmenter, "on_device", True)
+    of_segmenter = [*(["segmenter"] if cfg.masks is None else []), *(["device"] if network else [])]
+    read = _only(cfg, "channels", "segment_channels", "intensity", "range")
+    return segment.Config(**_only(cfg, *SHARED, *of_segmenter), read=read)
 
 
 def _only(cfg: Config, *names: str) -> dict[str, Any]:

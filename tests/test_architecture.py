@@ -53,6 +53,7 @@ HOMES = {  # library -> the files and folders that may import it
     "jinja2": {"report.py"},
     "lightly": {"selfsup"},
     "matplotlib": {"plots/base.py"},
+    "roifile": {"io/imagejrois.py"},
     "safetensors": {"io/tensorfiles.py"},
     "sklearn": {"evidence/baselines.py", "evidence/metrics.py", "models/neighbours.py"},
     "tifffile": {"io/images/tiff.py", "io/labelmaps.py"},

@@ -8,7 +8,7 @@ have it. Every image has a row: scored, or why not. Scored is all that lies in m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,16 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.evidence import intervals, overlap
 from cellvision.executors import local
-from cellvision.io import geojson, labelmaps, tables
+from cellvision.io import geojson, imagejrois, labelmaps, tables
 from cellvision.io.components import components
 from cellvision.io.images.pixels import ImageError
+from cellvision.io.rawfolder import Entry
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (*geojson.IMAGE_SUFFIXES, *geojson.GEOJSON_SUFFIXES)
-ENDINGS = ("_cp_masks", "_masks")  # what Cellpose adds to an image's name
+SUFFIXES = (*geojson.IMAGE_SUFFIXES, *geojson.GEOJSON_SUFFIXES, *imagejrois.SUFFIXES)
+ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label")  # what programs add to an image's name
 MEASURES = tuple(f"{what}_{round(100 * threshold)}" for threshold in overlap.THRESHOLDS for what in ("ap", "f1"))
 OWN = ("image_id", "path", "group", "mode", "status", "note", "by", "value", "n_true", "n_found", *MEASURES)
 STATUS = {
@@ -53,8 +54,21 @@ class Truth:
 
 def find(folder: Path, metadata: Path | None = None, by: Iterable[str] = (), unit: str | None = None) -> Truth:
     """List the label maps below `folder` and read the columns to report by; whatever a person can mend is said here."""
+    maps = listed(folder, "--truth", "true label maps")
+    columns = tuple(dict.fromkeys([*by, *([unit] if unit else [])]))
+    taken = [name for name in columns if name in OWN]
+    if taken:
+        raise ConfigError(f"{taken[0]!r} is a column of the result itself; rename it in the metadata")
+    if columns and metadata is None:
+        raise ConfigError(f"to score by {', '.join(columns)} give --metadata, a CSV with that column and `image`")
+    table = tables.read_text(metadata, ("image", *columns))[["image", *columns]].fillna("") if metadata else None
+    return Truth(folder, maps, table, tuple(by), unit)
+
+
+def listed(folder: Path, flag: str, what: str = "label maps") -> dict[str, list[Path]]:
+    """Label maps below a folder by their path without suffix; ConfigError where there are none, naming the flag."""
     if not folder.is_dir():
-        raise ConfigError(f"no folder of true label maps at {folder}; --truth names one that mirrors --raw")
+        raise ConfigError(f"no folder of {what} at {folder}; {flag} names one that mirrors --raw")
     maps: dict[str, list[Path]] = {}
     others = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
@@ -66,14 +80,7 @@ def find(folder: Path, metadata: Path | None = None, by: Iterable[str] = (), uni
         for path in others:
             files.refuse_pickled(path, geojson.INSTEAD_OF_PICKLES)
         raise ConfigError(f"no label maps below {folder}; expected files that end in {', '.join(SUFFIXES)}")
-    columns = tuple(dict.fromkeys([*by, *([unit] if unit else [])]))
-    taken = [name for name in columns if name in OWN]
-    if taken:
-        raise ConfigError(f"{taken[0]!r} is a column of the result itself; rename it in the metadata")
-    if columns and metadata is None:
-        raise ConfigError(f"to score by {', '.join(columns)} give --metadata, a CSV with that column and `image`")
-    table = tables.read_text(metadata, ("image", *columns))[["image", *columns]].fillna("") if metadata else None
-    return Truth(folder, maps, table, tuple(by), unit)
+    return maps
 
 
 # -- which truth belongs to which image ---------------------------------------------------------------------------
@@ -98,6 +105,14 @@ def assign(images: pd.DataFrame, maps: dict[str, list[Path]]) -> list[list[Path]
         candidates.append(named or (bare.get(stem, []) if stem in alone else []))
     taken = Counter(path for paths in candidates for path in paths)
     return [paths if len(paths) != 1 or taken[paths[0]] == 1 else [paths[0], paths[0]] for paths in candidates]
+
+
+def maps_of(entries: Sequence[Entry], folder: Path) -> list[list[Path]]:
+    """For each file of a raw folder the label maps below `folder` that may be of its cells."""
+    import pandas as pd
+
+    images = pd.DataFrame({"path": [entry.relative for entry in entries], "image_id": [e.image_id for e in entries]})
+    return assign(images, listed(folder, "--masks"))
 
 
 def _bare(name: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.core import files
-from cellvision.io import polygons
+from cellvision.io import imagejrois, polygons
 from cellvision.io.images.pixels import ImageError, Limits, Reason
 from cellvision.io.images.reader import read_image
 
@@ -35,6 +35,7 @@ INSTEAD_OF_PICKLES = (
 ALTERED = re.compile(r"planes \(|inverted|stretched|composited|median")  # what the reader says when labels are no more
 MAX_JSON_MB = 512
 MAX_PAINTED = 1 << 31  # px of all boxes around the shapes of a file
+AROUND = 3  # shapes in one that is no cell: a cell may have a nucleus or two
 LARGEST = 2**31 - 1  # label, and px of a coordinate
 SHAPES = {"Polygon": lambda rings: [rings], "MultiPolygon": list}
 
@@ -115,7 +116,7 @@ def write_geojson(path: Path, found: Iterable[dict[str, Any]], image: Mapping[st
 
 
 def read_labels(path: Path, shape: tuple[int, int] | None = None, limits: Limits | None = None) -> Outlines:
-    """A label map from TIFF, PNG or GeoJSON; `shape`, (H, W), is what the image has, and the map must have.
+    """A label map from TIFF, PNG, GeoJSON or ImageJ's regions; `shape`, (H, W), is the image's, and must be the map's.
 
     Raises ImageError for what cannot be read as labels, UnsafeInput for a file that may hold a pickle.
     """
@@ -123,6 +124,8 @@ def read_labels(path: Path, shape: tuple[int, int] | None = None, limits: Limits
     files.refuse_pickled(path, INSTEAD_OF_PICKLES)
     if suffix in GEOJSON_SUFFIXES:
         return read_geojson(path, shape, limits)
+    if suffix in imagejrois.SUFFIXES:
+        return read_regions(path, shape, limits)
     labels, notes = _read_image_labels(path, limits or Limits(min_side=1))
     if shape is not None and labels.shape != tuple(shape):
         raise _wrong_size(path, labels.shape, shape)
@@ -152,6 +155,13 @@ def _read_image_labels(path: Path, limits: Limits) -> tuple[NDArray[np.int32], t
     return values.astype(np.int32), image.notes
 
 
+def read_regions(path: Path, shape: tuple[int, int] | None, limits: Limits | None = None) -> Outlines:
+    """ImageJ's regions of interest -> labels in their order; `shape`, (H, W), is the image's. Raises ImageError."""
+    shapes = imagejrois.read(path)
+    labels, notes = _drawn(shapes, [0] * len(shapes), _shape_for(None, shape, path), path, limits)[:2]
+    return Outlines(labels, {}, notes)
+
+
 def read_geojson(path: Path, shape: tuple[int, int] | None = None, limits: Limits | None = None) -> Outlines:
     """Polygons of a GeoJSON file -> labels; `shape`, (H, W), may be left out where the file itself tells it.
 
@@ -163,32 +173,59 @@ def read_geojson(path: Path, shape: tuple[int, int] | None = None, limits: Limit
     if not isinstance(feature_list, list):
         raise ImageError(Reason.E_NOT_IMAGE, f"{path.name} holds no GeoJSON FeatureCollection; export one from QuPath")
     shape = _shape_for(document, shape, path)
-    limits = limits or Limits()
-    if shape[0] * shape[1] > limits.max_megapixels * 1e6:
-        raise ImageError(Reason.E_TOO_LARGE, f"{path.name} is for {shape[1]} x {shape[0]} px; raise max_megapixels")
     shapes = [_shape_of(feature, number, path) for number, feature in enumerate(feature_list)]
-    numbers = _numbered(
-        [_label_of(feature) if rings else 0 for feature, rings in zip(feature_list, shapes, strict=True)]
-    )
-    labels, hidden = _painted(shapes, numbers, shape, path)
+    told = [_label_of(feature) if rings else 0 for feature, rings in zip(feature_list, shapes, strict=True)]
+    labels, notes, numbers = _drawn(shapes, told, shape, path, limits)
     present = set(np.unique(labels).tolist())
-    left_out = sum(not rings for rings in shapes)
-    lost = sum(bool(rings) and number not in present for rings, number in zip(shapes, numbers, strict=True))
-    notes = [
-        f"{count} {what}"
-        for count, what in (
-            (left_out, "features without an area left out"),
-            (hidden, "pixels lie in several shapes and belong to the smallest"),
-            (lost, "shapes hold no pixel of the image"),
-        )
-        if count
-    ]
     classes = {
         number: name
         for feature, number in zip(feature_list, numbers, strict=True)
         if number in present and (name := _class_of(feature))
     }
-    return Outlines(labels, classes, tuple(notes))
+    return Outlines(labels, classes, notes)
+
+
+def _drawn(
+    shapes: list[list[polygons.Ring]], told: list[int], shape: tuple[int, int], path: Path, limits: Limits | None
+) -> tuple[NDArray[np.int32], tuple[str, ...], list[int]]:
+    """(H, W) labels of shapes under the numbers told or new ones, notes for a person, and the numbers."""
+    limits = limits or Limits()
+    if shape[0] * shape[1] > limits.max_megapixels * 1e6:
+        raise ImageError(Reason.E_TOO_LARGE, f"{path.name} is for {shape[1]} x {shape[0]} px; raise max_megapixels")
+    left_out = sum(not rings for rings in shapes)
+    around = _around_others(shapes)
+    shapes = [[] if place in around else rings for place, rings in enumerate(shapes)]
+    numbers = _numbered([number if rings else 0 for number, rings in zip(told, shapes, strict=True)])
+    labels, hidden = _painted(shapes, numbers, shape, path)
+    present = set(np.unique(labels).tolist())
+    lost = sum(bool(rings) and number not in present for rings, number in zip(shapes, numbers, strict=True))
+    notes = [
+        f"{count} {what}"
+        for count, what in (
+            (left_out, "features without an area left out"),
+            (len(around), "regions around other shapes left out"),
+            (hidden, "pixels lie in several shapes and belong to the smallest"),
+            (lost, "shapes hold no pixel of the image"),
+        )
+        if count
+    ]
+    return labels, tuple(notes), numbers
+
+
+def _around_others(shapes: list[list[polygons.Ring]]) -> set[int]:
+    """Which shapes hold AROUND others or more, by the middles of their boxes: regions of interest, not cells."""
+    places = [place for place, rings in enumerate(shapes) if rings]
+    if len(places) <= AROUND:
+        return set()
+    boxes = np.array([[edge(np.concatenate(shapes[place]), 0) for edge in (np.min, np.max)] for place in places])
+    middles, sizes = boxes.mean(1), np.ptp(boxes, axis=1).prod(1)
+    around = set()
+    for number in np.flatnonzero(sizes > AROUND * np.median(sizes)):
+        inside = ((middles > boxes[number, 0]) & (middles < boxes[number, 1])).all(1) & (sizes < sizes[number])
+        held_middles = middles[inside]
+        if len(held_middles) >= AROUND and polygons.holds(shapes[places[number]], held_middles).sum() >= AROUND:
+            around.add(places[number])
+    return around
 
 
 def _load_json(path: Path) -> Any:

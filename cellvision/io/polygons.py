@@ -156,3 +156,14 @@ def fill(rings: Sequence[Ring], shape: tuple[int, int]) -> tuple[tuple[slice, sl
     toggles = np.bincount((row - top) * across + column - left, minlength=(bottom - top) * across)
     inside = toggles.reshape(bottom - top, across).cumsum(1) % 2 == 1
     return (slice(top, bottom), slice(left, right)), inside[:, :-1]
+
+
+def holds(rings: Sequence[Ring], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Rings of one shape and (n, 2) points x, y -> (n,) which of them lie inside, by the even-odd rule."""
+    inside = np.zeros(len(points), bool)
+    x, y = points.T
+    for ring in rings:
+        for (x0, y0), (x1, y1) in zip(ring[:-1].tolist(), ring[1:].tolist(), strict=True):
+            if y0 != y1:
+                inside ^= ((y0 > y) != (y1 > y)) & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside

@@ -48,6 +48,7 @@ class Entry:
     reason: Reason
     note: str = ""
     sha256: str = ""  # of the content, once somebody has read it
+    maps: tuple[Path, ...] = ()  # label maps that may be of its cells, one where all is well
 
 
 @dataclass

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     E_CHANGED = "E_CHANGED"  # the file changed while it was read
     E_DUPLICATE = "E_DUPLICATE"
     E_NO_CELLS = "E_NO_CELLS"
+    E_NO_MASK = "E_NO_MASK"  # masks were given, none or no single one for this image
     E_UNSAFE = "E_UNSAFE"
     E_INTERNAL = "E_INTERNAL"
 

@@ -8,7 +8,7 @@ diameter, so an inverted image gives the same masks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Threshold(Segmenter):
 
     class Config(PluginConfig):
         name: Literal["threshold"] = "threshold"
+        on_device: ClassVar[bool] = False
         diameter: float | None = option(None, "px, expected cell diameter; measured from the image when absent", gt=0)
         look: Literal["auto", "dark", "bright", "texture", "walls"] = option(
             "auto", "cells are darker, brighter or rougher than the background, or lie between walls; auto: per image"
