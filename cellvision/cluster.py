@@ -49,7 +49,9 @@ class Config(ItemsConfig):
     neighbours: int = option(15, "of each item in the graph", ge=2)
     method: Communities = option("auto", "auto is leiden where igraph is installed, else louvain")
     resolution: float = option(1.0, "larger finds more clusters", gt=0)
-    repeats: int = option(5, "clusterings of random nine tenths of the items: how stable the clusters are", ge=0)
+    repeats: int = option(
+        5, "clusterings of nine tenths of the items by chance: how stable clusters are", ge=0, le=1000
+    )
     projections: tuple[Projection, ...] = option(("pca", "tsne"), "pictures in the plane; umap is an extra")
     markers: int = option(20, "marker genes of each cluster", ge=0)
     uses: ClassVar[tuple[str, ...]] = ("seed",)

@@ -41,7 +41,7 @@ class Config(TargetConfig):
     ignore: tuple[str, ...] = option((), "labels that are no class")
     model: Literal["forest", "logistic"] = option("forest", "what is fitted in every fold")
     candidates: int = option(100, "features tried in a fold: those the model itself ranks first", ge=1)
-    repeats: int = option(5, "shuffles of each feature", ge=1)
+    repeats: int = option(5, "shuffles of each feature", ge=1, le=1000)
     top: int = option(20, "features whose agreement between folds is measured", ge=1)
     uses: ClassVar[tuple[str, ...]] = ("seed", "threads")
 

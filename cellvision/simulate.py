@@ -29,7 +29,7 @@ class Calcium(StageModel):
 
     noise: tuple[float, ...] = option((0.01, 0.02, 0.03, 0.04, 0.05), "µM, levels of noise; a file or more for each")
     files: int = option(1, "files a level of noise", ge=1)
-    samples: int = option(12, "simulations a file", ge=1)
+    samples: int = option(12, "simulations a file", ge=1, le=100_000)
     side: int = option(5, "cells along an edge of the tissue", ge=2, le=500)
     stim: int | None = option(None, "number of the stimulated cell, row by row from 0; the middle when absent", ge=0)
     points: int = option(1001, "time points of a trace", ge=2, le=1_000_000)
@@ -43,7 +43,7 @@ class Config(StageConfig):
 
     kind: Literal["images", "calcium"] = option("images", "what is simulated")
     groups: tuple[str, ...] = option(("neuron", "phloem", "rbc", "xylem"), "groups to paint")
-    images: int = option(8, "images a group", ge=1)
+    images: int = option(8, "images a group", ge=1, le=100_000)
     height: int = option(384, "px", ge=64, le=16_384)
     width: int = option(512, "px", ge=64, le=16_384)
     contamination: float = option(0.1, "expected share of cells of another kind, or debris", ge=0, le=0.9)

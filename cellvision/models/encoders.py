@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from cellvision.branches.image.networks import Normalised
 from cellvision.branches.names import parse
 from cellvision.core import files, rundir
 from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.executors import local
 from cellvision.io import tensorfiles
 from cellvision.training.device import autocast, device_of
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parents[1] / "weights"
 CHUNK = 256  # items embedded at once
 STATE = "state."  # prefix of the fitted preprocessing among the tensors
+COPIES = 4  # of the weights that a training holds: gradients and two averages beside
 NETWORK = re.compile(r"[A-Za-z0-9][\w.:=+-]{0,300}", re.ASCII)  # no @, which asks for a download, and no path
 
 
@@ -102,6 +104,8 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
         files.refuse_pickled(Path(spec), "convert it to safetensors")
         raise ConfigError(f"say which network the weights in {spec} belong to: NAME@{spec}")
     state = branch.fit(rows)
+    if parsed.sizes() or parsed.sizes("x"):
+        refuse_too_large(name, lambda: branch.network(name, state))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = branch.network(spec if source == "imagenet" else name, state)
@@ -113,6 +117,17 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
     target = module.backbone if isinstance(module, Normalised) else module
     tensorfiles.load_into(target, weights, source)
     return Trained(module, name, state, f"weights from {Path(source).name}")
+
+
+def refuse_too_large(name: str, build: Callable[[], nn.Module]) -> None:
+    """ConfigError for a network that cannot be trained in the memory that is free, before any is taken."""
+    with torch.device("meta"):
+        size = sum(value.numel() * value.element_size() for value in build().parameters())
+    if COPIES * size > (free := local.free_memory()):
+        raise ConfigError(
+            f"training {name} takes about {COPIES * size / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; "
+            "name a smaller network"
+        )
 
 
 def save(

@@ -277,7 +277,7 @@ def stopped(command: Command, folder: Path, kills: int, seed: int) -> dict[str, 
                 (os.killpg if done % 2 else os.kill)(process.pid or 0, number)
             process.join(PATIENCE_S)
             done += 1
-            expected = (-number,) if number == signal.SIGKILL else (0, 128 + number)
+            expected = (0, -number if number == signal.SIGKILL else 128 + number)  # 0: it ended just before
             faults[f"ended with {process.exitcode} on {number.name}"] += process.exitcode not in expected
         if code := command.run(out):
             faults[f"then ended with {code}"] += 1

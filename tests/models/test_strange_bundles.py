@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -14,6 +15,7 @@ from cellvision.branches import BRANCHES
 from cellvision.branches.image import networks
 from cellvision.core import files
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
+from cellvision.executors import local
 from cellvision.models import classifier, encoders
 
 FACTS: dict[str, Any] = {
@@ -169,3 +171,14 @@ def test_rows_of_tables_joined_to_cells_are_named_by_who_predicts(monkeypatch: p
     assert asked["metadata"] == (Path("mine"),)
     predict.open_branch(predict.Config(model=Path("m"), items=Path("i")), bundle, Path("i"))
     assert asked["metadata"] == ()
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_built(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    branch = BRANCHES.build("tabular", path=table)
+    rows = np.arange(len(branch.items.table))
+    monkeypatch.setattr(local, "free_memory", lambda: 1e9)
+    with pytest.raises(ConfigError, match=r"takes about 1\d\.\d GB of memory, and 1\.0 GB are free"):
+        encoders.resolve("mlp-16384-16384-16384-16384", branch, rows, 0)
+    assert encoders.resolve("mlp-16-8", branch, rows, 0).width == 8
