@@ -39,7 +39,7 @@ from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import independence, labelscores
 from cellvision.executors import local
-from cellvision.io import labelmaps, rawfolder
+from cellvision.io import labelmaps, outputs, rawfolder
 from cellvision.io.images.reader import ImageError, Limits, Reason
 from cellvision.io.rawfolder import Entry
 from cellvision.plots.cells import preview
@@ -143,7 +143,7 @@ def run(cfg: Config, out: Path) -> None:
             preview(entries, images, out / "masks", out / "preview.png", lambda entry: shown(entry, cfg, out))
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
-            claimed.finish(account.summarise(images, cells, matched) | {"notes": list(notes_on(images))})
+            claimed.finish(account.summarise(images, cells, matched) | {"notes": list(independence.notes_on(images))})
         if truth is not None:
             labelscores.score_run(out, truth, cfg.workers)
         account.tell(out, cfg.strict)
@@ -178,7 +178,7 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
 def both_passes(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:
     """Images, cells and annotations. An image that is gone before its cells are cut is one that could not be read."""
     while True:
-        images, cells = in_units(*find_cells(cfg, entries, out))
+        images, cells = families.in_units(*find_cells(cfg, entries, out))
         matched = match_annotations(cfg, images, cells, out)
         cells = finish_cells(cells, matched)
         images, intensity = choose_ranges(images, account.items_of(images) > 0, cfg.read)
@@ -263,7 +263,8 @@ def _refuse_nothing(images: pd.DataFrame) -> None:
     listing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     skipped = images[images["status"] == "skipped"]
     if not (images["status"] == "ok").any():
-        raise NoUsableInput(f"no image can be read ({listing}); {skipped['path'].iloc[0]!r}: {skipped['note'].iloc[0]}")
+        first = (skipped if len(skipped) else images).iloc[0]
+        raise NoUsableInput(f"no image can be read ({listing or 'all ignored'}); {first['path']!r}: {first['note']}")
     raise NoUsableInput(
         f"no cells in any image ({listing}); check --diameter, --channels and --segmenter, and look at one image"
     )
@@ -287,6 +288,8 @@ def segment_one(task: tuple[Config, Entry, Path]) -> None:
     mode = cfg.modes.get(entry.group, cfg.mode)
     try:
         loaded = load_pixels(entry, cfg.read)
+        if entry.origin and outputs.is_label_map(loaded.image.pixels):
+            return files.write_json(_part(out, entry), account.no_image(entry, loaded.image))
         segmentation = masks_of(cfg, entry, loaded, mode)
     except ImageError as error:
         return files.write_json(
@@ -326,19 +329,6 @@ def _segmenter(cfg: Config) -> Segmenter:
 
 
 # -- between the passes -------------------------------------------------------------------------------------------
-
-
-def in_units(images: pd.DataFrame, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables with the unit of each image, its field where a family of files shows it, and its place on a plate."""
-    family = families.found(images)
-    return (images.merge(family, on="image_id", how="left"), cells.merge(family, on="image_id", how="left"))
-
-
-def notes_on(images: pd.DataFrame) -> Iterator[str]:
-    """Lines about families of files, and pictures that stand in several groups."""
-    read = images[images["status"] == "ok"].rename(columns={"image_id": "source_id", "pixel_hash": "source_hash"})
-    yield from independence.conflict_told(independence.duplicates(read)[1])
-    yield from families.told(read)
 
 
 def match_annotations(cfg: Config, images: pd.DataFrame, cells: pd.DataFrame, out: Path) -> pd.DataFrame | None:

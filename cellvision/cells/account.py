@@ -16,7 +16,7 @@ from cellvision.core.errors import RejectedInput
 from cellvision.core.progress import say
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
 from cellvision.io.images.prints import print_of
-from cellvision.io.images.reader import Image
+from cellvision.io.images.reader import Image, Reason
 from cellvision.io.rawfolder import Entry
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def image_row(entry: Entry, status: str, reason: str, note: str, image: Image | 
             "channel_names": list(image.channel_names) or None, **brightness.measured(image),
         }  # fmt: skip
     return row
+
+
+def no_image(entry: Entry, image: Image) -> dict[str, Any]:
+    """The part of a file that holds labels of another one."""
+    note = f"a label map, beside {entry.origin}, no image"
+    return {"image": image_row(entry, "ignored", Reason.E_NOT_IMAGE, note, image), "cells": []}
 
 
 def items_of(images: pd.DataFrame) -> pd.Series:

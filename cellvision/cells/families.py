@@ -6,12 +6,13 @@ one axis varies. Their unit is then the field: they show the same cells, or thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellvision.io import acquisition
+from cellvision.cells import repeats
+from cellvision.io import acquisition, outputs
 from cellvision.io.acquisition import AXES, WITHIN_FIELD
 
 if TYPE_CHECKING:
@@ -51,6 +52,17 @@ def _size(table: pd.DataFrame) -> pd.Series:
     return " (" + table["height"].astype(str) + " x " + table["width"].astype(str) + ")"
 
 
+def in_units(images: pd.DataFrame, cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables with the unit of each image, its field where a family of files shows it, and its place on a plate.
+
+    Thumbnails of other images have no cells.
+    """
+    images = repeats.without_thumbnails(images)
+    cells = cells[cells["image_id"].isin(images.loc[images["status"] == "ok", "image_id"])]
+    family = found(images)
+    return images.merge(family, on="image_id", how="left"), cells.merge(family, on="image_id", how="left")
+
+
 def below_group(path: str, group: str) -> str:
     return path.removeprefix(f"{group}/")
 
@@ -75,6 +87,12 @@ def told(table: pd.DataFrame, *, joining: bool = True) -> Iterator[str]:
         plates = wells["plate"].nunique() if "plate" in wells else 0
         where = f" on {plates} plates" if plates else ""
         yield f"names tell {wells['well'].nunique()} wells{where}; --unit well or plate makes them the units"
+
+
+def outputs_told(groups: Iterable[str]) -> Iterator[str]:
+    """Lines about groups that are called like what other programs write."""
+    for group in sorted(name for name in set(groups) if name.lower() in outputs.FOLDERS):
+        yield f"the group {group!r} is called like outputs of another program; move it elsewhere if it holds no images"
 
 
 def _described(axis: str, members: pd.DataFrame, counts: pd.Series) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellvision.cells import families
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.io import filenames, tables
@@ -104,6 +105,14 @@ def _of_items(table: pd.DataFrame, path: Path) -> pd.Series:
     positions = filenames.match(unit_of.index.tolist(), sources["path"].astype(str).tolist())
     by_source = {sources["source_id"][at]: unit_of.iloc[row] for row, at in enumerate(positions) if at is not None}
     return unit.fillna(table["source_id"].map(by_source))
+
+
+def notes_on(images: pd.DataFrame) -> Iterator[str]:
+    """Rows of images.parquet -> lines about pictures in several groups, families of files, and odd groups."""
+    read = images[images["status"] == "ok"].rename(columns={"image_id": "source_id", "pixel_hash": "source_hash"})
+    yield from conflict_told(duplicates(read)[1])
+    yield from families.told(read)
+    yield from families.outputs_told(read["group"])
 
 
 def _of_sources(path: Path) -> pd.Series:

@@ -20,6 +20,7 @@ from typing import Literal
 from cellvision.core import files
 from cellvision.core.config import fingerprint
 from cellvision.core.errors import NoUsableInput
+from cellvision.io import outputs
 from cellvision.io.images.pixels import Reason
 from cellvision.io.images.reader import SUFFIXES
 
@@ -49,6 +50,7 @@ class Entry:
     note: str = ""
     sha256: str = ""  # of the content, once somebody has read it
     maps: tuple[Path, ...] = ()  # label maps that may be of its cells, one where all is well
+    origin: str = ""  # another file, which this one may have been made of, such as a mask of it
 
 
 @dataclass
@@ -78,7 +80,7 @@ def scan(raw: Path, *, follow_symlinks: bool = False) -> list[Entry]:
             continue
         state.links.sort(reverse=True)
         state.folders.append(state.links.pop())
-    return sorted(_unique(_with_groups(state)), key=lambda entry: entry.relative)
+    return sorted(_unique(_without_outputs(_with_groups(state))), key=lambda entry: entry.relative)
 
 
 def image_id(relative: str) -> str:
@@ -125,6 +127,9 @@ def _classify(state: _Scan, item: os.DirEntry[str], relative: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         return _classify_file(state, relative, status)
     name = item.name.lower()
+    if name in outputs.FOLDERS and os.sep in relative:
+        note = "of another program's outputs, by its name; not entered"
+        return state.add(relative, "ignored", Reason.E_NOT_IMAGE, note, folder=True)
     if name.startswith(".") or name in JUNK_FOLDERS:
         return state.add(relative, "ignored", Reason.E_NOT_IMAGE, "hidden folder, not entered", folder=True)
     if name.endswith((".zarr", ".n5")):
@@ -167,6 +172,8 @@ def _junk(name: str) -> str:
     """Why a file name is not an image, empty when it may be one."""
     if name.startswith("."):
         return "hidden"
+    if left_behind := outputs.by_name(name):
+        return left_behind
     suffix = Path(name).suffix.lower()
     is_junk = name.lower() in JUNK_NAMES or name.endswith("~") or JUNK_SUFFIX.fullmatch(suffix)
     return "not an image by its name" if is_junk else ""
@@ -194,6 +201,18 @@ def _with_groups(state: _Scan) -> Iterator[Entry]:
             yield replace(entry, status="ignored", reason=Reason.OK_NOTE, note=note)
         else:
             yield replace(entry, group="" if grouped else root_name)
+
+
+def _without_outputs(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Masks, overlays and thumbnails that are named after the image beside them are ignored."""
+    listed = list(entries)
+    origins = outputs.beside(entry.relative for entry in listed if entry.status == "ok")
+    for entry in listed:
+        origin = origins.get(entry.relative, "")
+        if entry.status == "ok" and origin and (note := outputs.by_word(entry.relative, origin)):
+            yield replace(entry, status="ignored", reason=Reason.E_NOT_IMAGE, note=note)
+        else:
+            yield replace(entry, origin=origin) if entry.status == "ok" else entry
 
 
 def _unique(entries: Iterator[Entry]) -> Iterator[Entry]:

@@ -65,3 +65,25 @@ def test_a_picture_in_two_groups_is_headline_news(tmp_path: Path, capsys: pytest
         assert f"{stage}: label conflict: 1 sets of identical or nearly identical sources" in told
     assert "b_again" in told
     assert files.read_json(out / "plan.json")["units"] == 4
+
+
+def test_masks_and_thumbnails_in_the_raw_folder_bring_no_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        picture = some_discs(number)
+        stem = tmp_path / "raw" / "g" / f"f{number}"
+        put(stem.with_suffix(".png"), pillow(picture, "PNG"))
+        put(stem.with_name(f"f{number}_cp_masks.tif"), pillow(picture, "TIFF"))
+        small = picture.reshape(64, 2, 64, 2).mean((1, 3)).astype(np.uint8)
+        put(stem.with_name(f"small{number}.png"), pillow(small, "PNG"))
+        put(tmp_path / "raw" / "masks" / f"f{number}.png", pillow((picture < 130).astype(np.uint8), "PNG"))
+    put(tmp_path / "raw" / "masks" / "photo.png", pillow(some_discs(2), "PNG"))
+    images = segmented(tmp_path / "raw", tmp_path / "cells")
+    assert images.loc[images["status"] == "ok"].index.tolist() == ["g/f0.png", "g/f1.png", "masks/photo.png"]
+    notes = images["note"]
+    assert notes["g/f0_cp_masks.tif"] == "left by Cellpose, no image"
+    assert notes["g/small0.png"] == "a thumbnail of g/f0.png"
+    assert notes["masks/f0.png"] == "a label map, beside g/f0.png, no image"
+    assert metrics_of(tmp_path / "cells")["cells"] == images["n_cells"].sum() == 24
+    assert "the group 'masks' is called like outputs" in capsys.readouterr().err
