@@ -18,7 +18,7 @@ from cellvision.core.config import assign, build, fingerprint, option, result_ke
 from cellvision.core.errors import ConfigError, StrategyRefused
 from cellvision.core.progress import say, track, within
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import comparison, intervals, scoring, splits
+from cellvision.evidence import comparison, scoring, seen, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.splits import Folds
 from cellvision.executors import local
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 REVISION = 7
 RECIPE = "pretrain:"  # an encoder named so is pretrained here, once per fold
 ONE_SEED = "one seed an arm: how much another seed changes a score is in no interval"
-BASELINE = "baseline: "  # arms that are plain models
 OWN = {"items", "splits", "unit", "units", "target", "fold", "seed", "cache"}  # what an arm cannot have for itself
 PLAIN = ("encoder", "tune", "strategy")  # options whose value is name enough for an arm
 
@@ -75,13 +74,14 @@ def run(cfg: Config, out: Path) -> None:
             results = pd.DataFrame(run_children(cfg, arms, folds, out))
             plain, facts = run_baselines(cfg, arms, out)
             scored = pd.concat([pool(results, out), plain], ignore_index=True)
-            summary, differences = compare(results, scored, annotated(results, out), reference)
-            files.write_parquet(out / "results.parquet", results)
+            summary, differences = comparison.compare(results, scored, annotated(results, out), reference)
+            files.write_parquet(out / "results.parquet", results.drop(columns="stamps"))
             files.write_parquet(out / "scored.parquet", scored)
             write(out, summary, differences)
             if cfg.by is not None:
                 write_by(out, scored, items, cfg.by)
             stamps = [*splits.stamps(items, split), *([ONE_SEED] if len(cfg.seeds) == 1 else [])]
+            stamps += stamps_of(results, facts.pop("probe_stamps", []), stamps)
             claimed.finish(summarise(results, summary) | facts | {"stamps": stamps})
     report_to_person(out)
 
@@ -186,14 +186,22 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
         child_config = child_config.model_copy(update={"encoder": str(pretraining(cfg, recipe, child.fold, out)[1])})
     folder = child_folder(out, "finetune", child_config, child.fold)
     row: dict[str, Any] = {"arm": child.arm, "fold": child.fold, "seed": child.seed, "status": "ok", "reason": ""}
+    row["stamps"] = []
     try:
         with within(f"ablate: {child.arm}, seed {child.seed}"):
             finetune.run(child_config, folder)
     except StrategyRefused as refusal:
         return row | {"status": "refused", "reason": str(refusal)}
     metrics = files.read_json(folder / "metrics.json")
-    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "purity")
+    keys = ("balanced_accuracy", "balanced_accuracy_units", "level", "scored", "steps_total", "purity", "stamps")
     return row | {key: metrics.get(key) for key in keys} | {"run": folder.relative_to(out).as_posix()}
+
+
+def stamps_of(results: pd.DataFrame, probe: list[str], of_all: list[str]) -> list[str]:
+    """What arms and the probe have to say, without what is said of all of them."""
+    runs = {f"arm {arm!r}": list(rows["stamps"]) for arm, rows in results.groupby("arm", sort=False)}
+    own = {name: [[stamp for stamp in run if stamp not in of_all] for run in of_runs] for name, of_runs in runs.items()}
+    return seen.of_children(own | {"the linear probe": [probe]})
 
 
 def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:
@@ -267,14 +275,14 @@ def run_baselines(cfg: Config, arms: dict[str, dict[str, Any]], out: Path) -> tu
     shares = sorted({float((cfg.base | options).get("label_fraction", 1)) for options in arms.values()})
     plain, shortcuts = [], []
     for share in shares:
-        job = finetune.Job(plain_config(cfg, out).model_copy(update={"label_fraction": share}))
-        job.folds = job.folds[: most(cfg)]
+        job = PlainJob(cfg, out, share)
         suffix = f", {_word('label_fraction', share)}" if len(shares) > 1 else ""
         paths = baselines.write_all(job, out / "runs" / f"baselines-{share:g}", cfg.threads)
         plain += [
-            files.read_parquet(path).assign(arm=f"{BASELINE}{name}{suffix}", seed=0) for name, path in paths.items()
+            files.read_parquet(path).assign(arm=f"{comparison.BASELINE}{name}{suffix}", seed=0)
+            for name, path in paths.items()
         ]
-        shortcuts += [f"{BASELINE}{name}{suffix}" for name in baselines.shortcuts(job.branch)]
+        shortcuts += [f"{comparison.BASELINE}{name}{suffix}" for name in baselines.shortcuts(job.branch)]
     return pd.concat(plain), finetune.item_random(job) | {"shortcuts": shortcuts}
 
 
@@ -284,6 +292,23 @@ def plain_config(cfg: Config, out: Path) -> finetune.Config:
     return every.model_copy(
         update={"fold": "all", "encoder": None if recipe_of(cfg, {}) else every.encoder, "cache": None}
     )
+
+
+class PlainJob(finetune.Job):
+    """That problem with a share of the labels; a recipe's encoder is that of each fold, as the arms have it."""
+
+    def __init__(self, cfg: Config, out: Path, share: float) -> None:
+        self.recipe = recipe_of(cfg, {})
+        super().__init__(plain_config(cfg, out).model_copy(update={"label_fraction": share}))
+        all_folds, self.folds = self.folds, self.folds[: most(cfg)]
+        if len(self.folds) < len(all_folds):  # a recipe leaves no encoder for the others
+            self.recipe = None
+        if self.recipe:
+            self.spec = f"{RECIPE}{self.recipe}"
+            self.of_fold = {fold: str(pretraining(cfg, self.recipe, fold, out)[1]) for fold in self.folds}
+
+    def encoder_of(self, fold: int | None) -> str:
+        return self.of_fold[fold] if self.recipe and fold is not None else super().encoder_of(fold)
 
 
 # -- comparison ---------------------------------------------------------------------------------------------------
@@ -315,54 +340,6 @@ def annotated(results: pd.DataFrame, out: Path) -> pd.DataFrame:
             columns = inside[["item_id", "unit", "predicted"]].rename(columns={"item_id": "key"})
             tables.append(columns.assign(truth=inside["annotation"], arm=row["arm"], seed=row["seed"]))
     return pd.concat(tables) if tables else pd.DataFrame(columns=["arm"])
-
-
-def compare(
-    results: pd.DataFrame, scored: pd.DataFrame, labelled: pd.DataFrame, reference: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units.
-
-    labelled: rows of single items with a true label, as `scored` has rows.
-    """
-    import pandas as pd
-
-    pooled, cells = (
-        {str(arm): comparison.pool(rows) for arm, rows in table.groupby("arm", sort=False)}
-        for table in (scored, labelled)
-    )
-    summary: list[dict[str, Any]] = []
-    for arm, rows in pooled.items():
-        interval = comparison.score(rows)
-        children = results[(results["arm"] == arm) & (results["status"] == "ok")]
-        by_seed = children.groupby("seed")["balanced_accuracy"].mean() if len(children) else None
-        summary.append({
-            "arm": arm, **interval.flat("balanced_accuracy"), "units": interval.units, "scored": len(rows),
-            "status": "ok",
-            "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
-            "steps_total": float(children["steps_total"].mean()) if len(children) else None,
-            **(comparison.score(cells[arm]).flat("cell_accuracy") if arm in cells else {}),
-            **absolute_error(scored[scored["arm"] == arm]),
-        })  # fmt: skip
-    refused = results[results["status"] != "ok"].drop_duplicates("arm")
-    summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
-    seeds = comparison.seeds_of(scored[~scored["arm"].str.startswith(BASELINE)])
-    differences = []
-    for arm, rows in pooled.items():
-        if reference in pooled and arm != reference:
-            interval = comparison.difference(rows, pooled[reference], seeds, (arm, reference))
-            differences.append({"arm": arm, "reference": reference, **interval.flat("difference")})
-    columns = ["arm", "reference", *intervals.Interval(0, 0, 0, 0).flat("difference")]
-    return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
-
-
-def absolute_error(rows: pd.DataFrame) -> dict[str, float | int]:
-    """Mean absolute error over all seeds with its interval; nothing for labels that are not three or more numbers."""
-    from cellvision.evidence import scoring, targets
-
-    classes = set(rows["truth"])
-    if len(classes) < 3 or targets.numbers(classes) is None:
-        return {}
-    return scoring.absolute_error(rows).flat("mean_absolute_error")
 
 
 def summarise(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
@@ -409,7 +386,7 @@ def write_by(out: Path, scored: pd.DataFrame, items: Items, column: str) -> None
     for (arm, level), rows in scored.groupby(["arm", "value"], sort=False):
         pooled = comparison.pool(rows)
         interval = comparison.score(pooled)
-        score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **absolute_error(rows)}
+        score = {**interval.flat("balanced_accuracy"), "scored": len(pooled), **comparison.absolute_error(rows)}
         scores.append({"arm": arm, column: level, "order": order.index(level), **score})
     table = pd.DataFrame(scores).sort_values(["arm", "order"]).drop(columns="order")
     files.write_csv(out / "by.csv", table)
@@ -437,6 +414,9 @@ def report_to_person(out: Path) -> None:
             value, low, high = (pair[f"difference{suffix}"] for suffix in ("", "_low", "_high"))
             text += f"; {value:+.3f} ({low:+.3f} to {high:+.3f}) to {pair['reference']!r}"
         say(f"ablate: {row['arm']}: {text}")
+    path = out / "metrics.json"
+    for stamp in files.read_json(path)["stamps"] if path.exists() else ():
+        say(f"ablate: stamp: {stamp}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import derive, generator, torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.evidence import seen
 from cellvision.evidence.configs import ItemsConfig
 from cellvision.models.neighbours import Communities, Projection
 from cellvision.runs.calls import stage
@@ -28,6 +29,8 @@ from cellvision.runs.calls import stage
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
+
+    from cellvision.models.encoders import Trained
 
 REVISION = 3
 CHUNK = 4096  # items whose values are in memory at once
@@ -70,7 +73,8 @@ def run(cfg: Config, out: Path) -> None:
     inputs = {"items": branch.items.content, "encoder": encoders.content_hash(cfg.encoder or "principal components")}
     with RunDir.claim(out, "cluster", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
-            state, points, share = represent(cfg, branch)
+            trained = load_encoder(cfg, branch)
+            state, points, share = represent(cfg, branch, trained)
             graph = neighbours.neighbour_graph(points, cfg.neighbours)
             cluster, how = neighbours.communities(graph, cfg.method, cfg.resolution, derive(cfg.seed, "clusters"))
             write_clusters(cfg, branch, points, cluster, out)
@@ -81,8 +85,8 @@ def run(cfg: Config, out: Path) -> None:
             }  # fmt: skip
             metrics |= {"variance_explained": share} if share is not None else {}
             metrics |= facts_of(branch) | stability(cfg, graph, points, cluster)
-            if cfg.target:
-                metrics |= compared(cfg, branch, cluster)
+            metrics |= compared(cfg, branch, cluster) if cfg.target else {"stamps": []}
+            metrics["stamps"] += [*branch.items.stamps, *stamps_of(branch, cfg.target, trained)]
             if "genes" in state:
                 metrics |= write_genes(branch, state, out)
             claimed.finish(metrics)
@@ -150,8 +154,20 @@ def compared(cfg: Config, branch: Branch, cluster: NDArray) -> dict[str, Any]:
         "ari": neighbours.agreement(label, clusters),
         "ari_by_lot": float(np.quantile(lots, 0.95)),
         "ari_units": len(set(units)),
-        "stamps": [*branch.items.stamps, *([] if known else ["rows assumed independent"])],
+        "stamps": [] if known else ["rows assumed independent"],
     }
+
+
+def stamps_of(branch: Branch, target: str | None, trained: Trained | None) -> Iterator[str]:
+    """What an encoder has seen of these items: clusters of its features are no discovery where it was taught them."""
+    if trained is None:
+        return
+    common = seen.overlap(trained.seen, branch.items, None, np.arange(len(branch.items.table)))
+    if common.count:
+        yield f"transductive: the encoder has seen {common.count} of these {common.tested} sources"
+    if target and target in trained.facts.get("taught", []):
+        yield f"circular: the encoder was taught {target!r}, which the clusters are compared with"
+    yield from seen.doubtful(trained.seen, common)
 
 
 def write_genes(branch: Branch, state: State, out: Path) -> dict[str, int]:
@@ -162,16 +178,23 @@ def write_genes(branch: Branch, state: State, out: Path) -> dict[str, int]:
     return {"genes": len(state["genes"])}
 
 
-def represent(cfg: Config, branch: Branch) -> tuple[State, NDArray[np.float32], float | None]:
+def load_encoder(cfg: Config, branch: Branch) -> Trained | None:
+    """The encoder whose features are clustered; None for principal components."""
+    from cellvision.models import encoders
+
+    every = np.arange(len(branch.items.table))
+    return encoders.resolve(cfg.encoder, branch, every, torch_seed(cfg.seed, "encoder")) if cfg.encoder else None
+
+
+def represent(cfg: Config, branch: Branch, trained: Trained | None) -> tuple[State, NDArray[np.float32], float | None]:
     """Features of every item: an encoder's, standardised; or principal components and their share of the variance.
 
     Everything is fitted on all items: clusters describe these data and are tested on nothing.
     """
     every = np.arange(len(branch.items.table))
-    if cfg.encoder:
+    if trained is not None:
         from cellvision.models import encoders
 
-        trained = encoders.resolve(cfg.encoder, branch, every, torch_seed(cfg.seed, "encoder"))
         features = encoders.embed(trained.module, branch, trained.state, every)
         return trained.state, (features - features.mean(0)) / np.maximum(features.std(0), 1e-6), None
     from cellvision.models import neighbours
@@ -274,6 +297,8 @@ def report_to_person(cfg: Config, out: Path) -> None:
         f"cluster: {metrics['items']} items, {metrics['clusters']} clusters ({metrics['method']})"
         f"{steady}{against} -> {out}"
     )
+    for stamp in metrics["stamps"]:
+        say(f"cluster: stamp: {stamp}")
     say("cluster: clusters are no finding by themselves; a classifier of them on the same values is circular")
 
 

@@ -14,7 +14,7 @@ from cellvision.core.config import Only, option
 from cellvision.core.progress import say
 from cellvision.core.rng import generator, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import metrics, scoring, splits
+from cellvision.evidence import metrics, scoring, seen, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.evidence.splits import Splits
@@ -89,10 +89,10 @@ def probe(cfg: Config, branch: Branch, made: Splits, trained: Trained, features:
     tested = []
     for fold in problem.folds:
         train, test = problem.train_rows(fold), problem.test_rows(fold)
-        if trained.seen & set(table["source_hash"].iloc[test]):
-            if not cfg.transductive:
-                continue
-            stamps.add("transductive: the encoder has seen test sources")
+        common = seen.overlap(trained.seen, branch.items, problem.unit, test)
+        if common.count and not cfg.transductive:
+            continue
+        stamps |= set(seen.guard(trained.seen, branch.items, problem.unit, test, "the encoder", transductive=True))
         if not trained.seen:
             features = fitted_again(cfg, branch, train)
         training = features[train], target.label[train]

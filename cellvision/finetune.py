@@ -21,7 +21,7 @@ from cellvision.core.progress import say, track
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir, is_run
 from cellvision.core.yamlfiles import read_yaml
-from cellvision.evidence import scoring, splits
+from cellvision.evidence import scoring, seen, splits
 from cellvision.evidence.configs import TargetConfig
 from cellvision.evidence.problem import Supervised
 from cellvision.executors import local
@@ -147,7 +147,9 @@ def run(cfg: Config, out: Path) -> None:
             stamps = set(splits.stamps(job.items, job.made)).union(*run_folds(job, out))
             metrics: dict[str, Any] = {"stamps": sorted(stamps), "steps": cfg.loop.steps}
             metrics["steps_total"] = steps_total(job)
-            claimed.finish(metrics | (score(job, out) if job.folds else {}))
+            metrics |= score(job, out) if job.folds else {}
+            metrics["stamps"] = sorted({*stamps, *metrics.pop("probe_stamps", [])})
+            claimed.finish(metrics)
     report_to_person(out)
 
 
@@ -188,8 +190,7 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
     train = job.trained_on(fold)
     test = np.empty(0, np.int64) if fold is None else job.test_rows(fold)
     trained = job.load_encoder(fold, train)
-    tested = set(job.items.table["source_hash"].iloc[test])
-    stamp = splits.guard(set(trained.seen), tested, f"encoder {job.spec!r}", job.cfg.transductive)
+    stamps = seen.guard(trained.seen, job.items, job.unit, test, f"encoder {job.spec!r}", job.cfg.transductive)
     checkpoints = out / "checkpoints" / str(fold)
     recipe = recipe_for(job, fold, train, checkpoints)
     if job.cfg.tune == "linear":
@@ -202,9 +203,9 @@ def run_fold(job: Job, fold: int | None, out: Path) -> list[str]:
         files.write_parquet(out / "folds" / f"{fold}-sources.parquet", sources.assign(fold=fold))
     if job.cfg.fold != "all":
         save_bundle(job, model, trained, train, out / "model")
-    files.write_json(stamps_file, [stamp] if stamp else [])
+    files.write_json(stamps_file, stamps)
     loop.forget(checkpoints)
-    return [stamp] if stamp else []
+    return stamps
 
 
 def recipe_for(job: Job, fold: int | None, train: NDArray[np.int64], checkpoints: Path) -> Recipe:
@@ -247,18 +248,17 @@ def predict(
 
 
 def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np.int64], folder: Path) -> None:
-    """Everything `predict` needs, and the hashes of all sources the weights have seen; `train`, (n,), holds rows."""
+    """Everything `predict` needs, and what the weights have seen; `train`, (n,), holds rows."""
     from cellvision.models import classifier
 
-    seen = sorted({*trained.seen, *job.items.table["source_hash"].iloc[train]})
     facts = {
         "network": trained.name,
         "branch": job.cfg.branch.name,
         "schema": job.branch.schema(),
-        "seen": seen,
         "origin": f"{trained.origin}, fine-tuned on {job.cfg.target}",
         "licence": "as the data it was trained on",
         "steps_total": steps_total(job),
+        "taught": sorted({*trained.facts.get("taught", []), job.cfg.target}),
     }
     bundle = {
         "classes": job.target.classes,
@@ -270,7 +270,8 @@ def save_bundle(job: Job, model: Classifier, trained: Trained, train: NDArray[np
         "segment": segmentation_of(job.cfg.items),
         "segmenter": segmenter_of(job.cfg.items),
     }
-    classifier.save(folder, model, trained, facts, bundle)
+    history = trained.seen | seen.of(job.items, job.unit, train)
+    classifier.save(folder, model, trained.state, facts, history, bundle)
 
 
 def segmentation_of(items: Path) -> dict[str, Any] | None:
@@ -328,12 +329,16 @@ def item_random(job: Job) -> dict[str, Any]:
     from cellvision.evidence import baselines
 
     rows = baselines.inflation_rows(job)
+    stamps: set[str] = set()
 
     def features_of(fold: int) -> NDArray[np.float32]:
         trained = job.load_encoder(fold, job.train_rows(fold))
+        what = f"encoder {job.spec!r}"
+        stamps.update(seen.guard(trained.seen, job.items, job.unit, job.test_rows(fold), what, transductive=True))
         return fit.frozen_features(job.branch, trained, rows, job.cfg.cache)
 
-    return {"probe_encoder": job.spec} | baselines.inflation(job, rows, features_of)
+    scores = {"probe_encoder": job.spec} | baselines.inflation(job, rows, features_of)
+    return scores | {"probe_stamps": sorted(stamps)}
 
 
 def report_to_person(out: Path) -> None:

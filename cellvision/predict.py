@@ -159,7 +159,7 @@ def notes_on_cut(bundle: dict[str, Any], cut: Path) -> list[str]:
 
 def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Trained, out: Path) -> dict[str, Any]:
     """Probabilities of every item and, as the strategy pools them, of every source."""
-    from cellvision.evidence import scoring
+    from cellvision.evidence import scoring, seen
     from cellvision.models import classifier, encoders
     from cellvision.training.device import pick_device
 
@@ -171,15 +171,24 @@ def classify(cfg: Config, bundle: dict[str, Any], branch: Branch, trained: Train
     features = encoders.embed(trained.module.to(device), branch, trained.state, np.arange(len(table)))
     names, bag = np.unique(table["source_id"].to_numpy(str), return_inverse=True)
     item, pooled = classifier.head_probabilities(strategy, head, features, bag.astype(np.int64))
-    seen = set(table["source_hash"]) & trained.seen
-    if seen:
-        say(f"predict: {len(seen)} of these sources were in the training data; they say nothing about new ones")
+    common = seen.overlap(trained.seen, branch.items, None, np.arange(len(table)))
+    stamps = [*branch.items.stamps, *seen.doubtful(trained.seen, common)]
+    if common.count:
+        say(
+            f"predict: {common.count} of these {common.tested} sources were in the training data, known by their "
+            f"{' and '.join(common.by)}; they say nothing about new ones"
+        )
     kept = table[[name for name in ("item_id", "source_id", "path", "y", "x") if name in table]]
     files.write_parquet(out / "predictions.parquet", scoring.predictions(kept, item, classes, None))
     sources = table.drop_duplicates("source_id").set_index("source_id").loc[names].reset_index()[["source_id"]]
     files.write_parquet(out / "sources.parquet", scoring.predictions(sources, pooled, classes, None))
     counts = {f"predicted_{name}": int((item.argmax(1) == number).sum()) for number, name in enumerate(classes)}
-    return {"items": len(table), "sources": len(names), "sources_seen_in_training": len(seen), **counts}
+    return {
+        "items": len(table),
+        "sources": len(names),
+        "sources_seen_in_training": common.count,
+        "stamps": stamps,
+    } | counts
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cellvision.core.errors import NoUsableInput
 from cellvision.core.progress import say
 from cellvision.core.rng import torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import splits
+from cellvision.evidence import seen, splits
 from cellvision.evidence.configs import SplitsConfig
 from cellvision.evidence.splits import Splits
 from cellvision.executors import local
@@ -102,10 +102,19 @@ def run(cfg: Config, out: Path) -> None:
         measured = method.validate(encoder, branch, start.state, train, test)
         summary = write_curves(history, measured.pop("chance", method.chance(batch)), out) | measured
         loop.forget(out / "checkpoints")
-        units = len(set(split.unit_of(branch.items)[train]))
-        claimed.finish(summary | {"items": len(train), "units": units, "batch": batch, "steps": cfg.loop.steps})
+        summary |= {"batch": batch, "steps": cfg.loop.steps, **counted(branch, split, start, train)}
+        claimed.finish(summary)
         chance = f" (chance {summary['chance']:.3f})" if "chance" in summary else ""
         say(f"pretrain: loss {summary['loss']:.3f}{chance}, effective rank {summary['rank']:.1f} -> {out}")
+
+
+def counted(branch: Branch, made: Splits, start: Trained, train: NDArray[np.int64]) -> dict[str, Any]:
+    """Of the (n,) training rows: how many, of how many units; and what the curves on the others have to say."""
+    unit, others = made.unit_of(branch.items), np.setdiff1d(np.arange(len(branch.items.table)), train)
+    what = f"the encoder it went on from, {start.name},"
+    before = seen.guard(start.seen, branch.items, unit, others, what, transductive=True)
+    stamps = sorted({*splits.stamps(branch.items, made), *before})
+    return {"items": len(train), "units": len(set(unit[train])), "stamps": stamps}
 
 
 def build_learner(start: Trained, method: Method, seed: int) -> nn.Module:
@@ -132,14 +141,14 @@ def save_encoder(
         "network": start.name,
         "branch": cfg.branch.name,
         "schema": branch.schema(),
-        "seen": sorted({*branch.items.table["source_hash"].iloc[train], *start.seen}),
-        "units": sorted(set(made.unit_of(branch.items)[train])),
         "held_out": cfg.fold,
         "steps_total": cfg.loop.steps + int(start.facts.get("steps_total", 0)),
         "origin": f"{cfg.method.name} on {len(train)} unlabelled items",
         "licence": "as the data it was trained on",
+        "taught": list(start.facts.get("taught", [])),
     }
-    encoders.save(folder, module, start.state, facts)
+    history = start.seen | seen.of(branch.items, made.unit_of(branch.items), train)
+    encoders.save(folder, module, start.state, facts, history)
 
 
 def training_rate(cfg: Config, steps: int = 4) -> float:

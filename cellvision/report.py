@@ -382,6 +382,7 @@ def cannot_claim(one: Run) -> Iterator[str]:
     yield from left_out(one["stage"], one["metrics"])
     yield from (f"not run: {line}" for line in one["metrics"].get("not_run", []))
     yield from one["metrics"].get("stamps", [])
+    yield from one.get("truth", {}).get("stamps", [])
     yield from one["metrics"].get("notes", []) if one["stage"] in ("predict", "embed") else ()
     if one["metrics"].get("not_evaluated"):
         yield f"cannot be evaluated (no units in two folds): {', '.join(one['metrics']['not_evaluated'])}"

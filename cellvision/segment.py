@@ -37,7 +37,7 @@ from cellvision.core.config import Only, StageConfig, fingerprint, option
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir, content_of
-from cellvision.evidence import independence, labelscores
+from cellvision.evidence import independence, labelscores, maskhistory
 from cellvision.executors import local
 from cellvision.io import labelmaps, outputs, rawfolder
 from cellvision.io.images.reader import ImageError, Limits, Reason
@@ -137,15 +137,18 @@ def run(cfg: Config, out: Path) -> None:
     if cfg.annotations:
         inputs["annotations"] = content_of(cfg.annotations)
     truth = labelscores.find(cfg.truth, cfg.metadata, cfg.truth_by, cfg.truth_unit) if cfg.truth else None
+    history = maskhistory.of_segmenter(None if cfg.masks else cfg.segmenter)
     with RunDir.claim(out, "segment", cfg, inputs, REVISION) as claimed:
         if not claimed.done:
             images, cells, matched = both_passes(cfg, entries, out)
             preview(entries, images, out / "masks", out / "preview.png", lambda entry: shown(entry, cfg, out))
             write_tables(images, cells, matched, out)
             shutil.rmtree(out / PARTS, ignore_errors=True)
-            claimed.finish(account.summarise(images, cells, matched) | {"notes": list(independence.notes_on(images))})
+            metrics = account.summarise(images, cells, matched) | {"notes": list(independence.notes_on(images))}
+            metrics["stamps"] += maskhistory.stamps(history, images)
+            claimed.finish(metrics)
         if truth is not None:
-            labelscores.score_run(out, truth, cfg.workers)
+            labelscores.score_run(out, truth, cfg.workers, history)
         account.tell(out, cfg.strict)
 
 
@@ -371,12 +374,7 @@ def finish_cells(cells: pd.DataFrame, matched: pd.DataFrame | None) -> pd.DataFr
 
 
 def write_crops(
-    cfg: Config,
-    entries: list[Entry],
-    images: pd.DataFrame,
-    cells: pd.DataFrame,
-    intensity: dict[str, Any],
-    out: Path,
+    cfg: Config, entries: list[Entry], images: pd.DataFrame, cells: pd.DataFrame, intensity: dict[str, Any], out: Path
 ) -> pd.DataFrame:
     """Choose one size and scale, cut every cell in table order, and note where each crop lies."""
     if cfg.size is not None and cfg.scale is not None:
@@ -397,10 +395,8 @@ def write_crops(
     workers = local.cores() if cfg.workers is None else cfg.workers
     parts = track(local.ordered_map(crop_one, tasks, min(workers, len(tasks))), "segment: crops", len(tasks), "images")
     cropstore.pack_crops(parts, out / "crops", len(cells), (geometry.size, geometry.size, channels + 1))
-    files.write_json(
-        out / "geometry.json",
-        {**geometry.__dict__, "channels": channels, "channel_names": names, "intensity": intensity},
-    )
+    facts = {**geometry.__dict__, "channels": channels, "channel_names": names, "intensity": intensity}
+    files.write_json(out / "geometry.json", facts)
     return cells
 
 

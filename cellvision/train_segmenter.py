@@ -20,6 +20,8 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rng import derive, torch_seed
 from cellvision.core.rundir import RunDir
+from cellvision.evidence import seen
+from cellvision.evidence.seen import Seen
 from cellvision.executors import local
 from cellvision.io import rawfolder
 from cellvision.io.images.reader import ImageError
@@ -28,8 +30,9 @@ from cellvision.training.schedule import LoopConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
-REVISION = 3
+REVISION = 4
 
 
 class Config(StageConfig):
@@ -88,12 +91,14 @@ def run(cfg: Config, out: Path) -> None:
                 workers=max(0, local.cores() - 1) if cfg.workers is None else cfg.workers,
             )
             weights = out / "weights.safetensors"
-            nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"})
+            nano_network.save(weights, network, {"origin": f"{cfg.loop.steps} steps from {files.sha256_file(start)}"},
+                              history_of(cfg, table[~table["held_out"]]))  # fmt: skip
             after = score(cfg, table[table["held_out"]], weights)
             save(curves(pd.DataFrame(history)), out / "curves.png")
             loop.forget(out / "checkpoints")
             loop.forget(out / "pack")
-            claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"]})
+            stamps = stamps_of(cfg, table[table["held_out"]])
+            claimed.finish(write_scores(table, before, after, out) | {"loss": history[-1]["loss"], "stamps": stamps})
         report_to_person(out)
 
 
@@ -176,6 +181,43 @@ def pack(cfg: Config, table: pd.DataFrame, folder: Path) -> tuple[Any, Any]:
     )
     nano_training.pack(folder / "natives", natives)
     return nano_training.Scenes(folder / "scenes"), nano_training.Scenes(folder / "natives")
+
+
+def images_of(cfg: Config, table: pd.DataFrame) -> pd.DataFrame:
+    """What the images of these rows are known by, as in images.parquet."""
+    import pandas as pd
+
+    from cellvision.cells import account
+
+    rows = []
+    for row in table.itertuples():
+        image = load_pixels(row.entry, cfg.read).image
+        rows.append(account.image_row(row.entry, "ok", "", "", image))
+    return pd.DataFrame(rows)
+
+
+def start_history(cfg: Config) -> Seen:
+    """What the network it starts from has seen."""
+    from cellvision.evidence import maskhistory
+
+    return maskhistory.in_file(cfg.weights) if cfg.weights else Seen()
+
+
+def history_of(cfg: Config, table: pd.DataFrame) -> dict[str, Tensor]:
+    """What the weights have seen after training on these rows, as tensors beside them."""
+    from cellvision.evidence import maskhistory
+    from cellvision.io import tensorfiles
+
+    items = maskhistory.as_items(images_of(cfg, table))
+    trained = seen.of(items, items.table["unit"].to_numpy(str), np.arange(len(items.table)))
+    return tensorfiles.history_tensors(seen.packed(start_history(cfg) | trained))
+
+
+def stamps_of(cfg: Config, held_out: pd.DataFrame) -> list[str]:
+    """What the scores of the held-out rows have to say of the weights it started from."""
+    from cellvision.evidence import maskhistory
+
+    return maskhistory.truth_stamps(start_history(cfg), images_of(cfg, held_out)) if len(held_out) else []
 
 
 def score(cfg: Config, table: pd.DataFrame, weights: Path) -> list[dict[str, float]]:

@@ -26,7 +26,7 @@ from cellvision.core import files
 from cellvision.core.config import fingerprint, load, result_keys
 from cellvision.core.errors import CellvisionError, ConfigError
 from cellvision.core.progress import say, track
-from cellvision.evidence import baselines, independence, metrics, splits
+from cellvision.evidence import baselines, comparison, independence, metrics, splits
 from cellvision.executors import local
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def run(cfg: ablate.Config, names: list[str] | None, out: Path, workers: int) ->
     scored = pd.concat([chosen, logistic(cfg, split, out), rows[rows["held"].map(len) == 1]])
     nothing = pd.DataFrame(columns=["arm", "status", "seed", "balanced_accuracy", "steps_total", "cell_accuracy"])
     no_labels = scored.head(0)  # of single cells: the rows here are scored once
-    summary, differences = ablate.compare(nothing, scored, no_labels, LOGISTIC)
+    summary, differences = comparison.compare(nothing, scored, no_labels, LOGISTIC)
     files.write_csv(out / "choices.csv", choices)
     ablate.write(out, summary, differences)
     ablate.report_to_person(out)

@@ -61,9 +61,10 @@ Rows of a Parquet file whose columns v0, v1 … are numbers, as a branch:
 and the line `"vectors": "cellvision.branches.vectors.branch:Vectors"` below. tests/branches/test_branch_contract.py,
 tests/stages/test_chain.py and tests/stages/test_cluster_branches.py find it and run it on its sample. A branch may be
 one file that imports torch inside `network`, or a folder whose networks.py alone imports it; the items table is
-described in items.py. CSV files come through `io.tables.read(path, text=…)`, its notes are told by
-`core.progress.say`. `align` is called once, before `fit` and `batch`, when a trained encoder is opened; it changes
-the branch and says what it did. Baselines are of the kinds in evidence/baselines.ESTIMATORS.
+described in items.py; `marked` says what a row is known by when its file was written anew, see signatures.py. CSV
+files come through `io.tables.read(path, text=…)`, its notes are told by `core.progress.say`. `align` is called once,
+before `fit` and `batch`, when a trained encoder is opened; it changes the branch and says what it did. Baselines are
+of the kinds in evidence/baselines.ESTIMATORS.
 """
 
 from __future__ import annotations

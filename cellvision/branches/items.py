@@ -6,9 +6,12 @@ then the branch's own columns. Crops lie in `crops/00000.npy …`, (n, S, S, C+1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cellvision.branches.signatures import Marks
 from cellvision.core.errors import ConfigError, NoUsableInput
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ class Items:
     """One table of items; `missed` holds annotations (source_id, label) that no item answers to.
 
     `notes`: what a person should know who chooses units. `numbered`: the sources are rows that are known by their place
-    in a table alone.
+    in a table alone. `marked` computes what an item is known by beside its source_hash, see signatures.py.
     """
 
     table: pd.DataFrame
@@ -32,6 +35,12 @@ class Items:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     numbered: bool = False
+    marked: Callable[[], Marks] | None = None
+
+    @cached_property
+    def marks(self) -> Marks:
+        """kind -> (n, k) hashes, see evidence/seen; computed when first asked for."""
+        return self.marked() if self.marked else {}
 
     def __post_init__(self) -> None:
         missing = [name for name in COLUMNS if name not in self.table]

@@ -79,7 +79,7 @@ def summarise(images: pd.DataFrame, items: pd.DataFrame, matched: pd.DataFrame |
         metrics["annotations_matched_share"] = float((matched["status"] == "matched").mean())
     used = images[(images["status"] == "ok") & (items_of(images) > 0)]
     stamps = [*brightness.stamps(used), *unlike_names(used)]
-    return metrics | ({"stamps": stamps} if stamps else {})
+    return metrics | {"stamps": stamps}
 
 
 def unlike_names(images: pd.DataFrame) -> list[str]:

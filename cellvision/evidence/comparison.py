@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from cellvision.evidence.intervals import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
+
+BASELINE = "baseline: "  # before the names of arms that are plain models
 
 
 def pool(rows: pd.DataFrame) -> pd.DataFrame:
@@ -79,3 +81,50 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, seeds: Seeds, names: tuple[str,
         seed_variance=sum(map(seeds.of_mean, names)),
         seed_freedom=seeds.freedom,
     )
+
+
+def compare(
+    results: pd.DataFrame, scored: pd.DataFrame, labelled: pd.DataFrame, reference: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Arms by balanced accuracy with an interval over units; differences to the reference, paired over units.
+
+    labelled: rows of single items with a true label, as `scored` has rows.
+    """
+    import pandas as pd
+
+    pooled, cells = (
+        {str(arm): pool(rows) for arm, rows in table.groupby("arm", sort=False)} for table in (scored, labelled)
+    )
+    summary: list[dict[str, Any]] = []
+    for arm, rows in pooled.items():
+        interval = score(rows)
+        children = results[(results["arm"] == arm) & (results["status"] == "ok")]
+        by_seed = children.groupby("seed")["balanced_accuracy"].mean() if len(children) else None
+        summary.append({
+            "arm": arm, **interval.flat("balanced_accuracy"), "units": interval.units, "scored": len(rows),
+            "status": "ok",
+            "sd_over_seeds": float(by_seed.std()) if by_seed is not None and len(by_seed) > 1 else None,
+            "steps_total": float(children["steps_total"].mean()) if len(children) else None,
+            **(score(cells[arm]).flat("cell_accuracy") if arm in cells else {}),
+            **absolute_error(scored[scored["arm"] == arm]),
+        })  # fmt: skip
+    refused = results[results["status"] != "ok"].drop_duplicates("arm")
+    summary += [{"arm": row.arm, "status": f"refused: {row.reason}"} for row in refused.itertuples()]
+    seeds = seeds_of(scored[~scored["arm"].str.startswith(BASELINE)])
+    differences = []
+    for arm, rows in pooled.items():
+        if reference in pooled and arm != reference:
+            interval = difference(rows, pooled[reference], seeds, (arm, reference))
+            differences.append({"arm": arm, "reference": reference, **interval.flat("difference")})
+    columns = ["arm", "reference", *intervals.Interval(0, 0, 0, 0).flat("difference")]
+    return pd.DataFrame(summary), pd.DataFrame(differences, columns=columns)
+
+
+def absolute_error(rows: pd.DataFrame) -> dict[str, float | int]:
+    """Mean absolute error over all seeds with its interval; nothing for labels that are not three or more numbers."""
+    from cellvision.evidence import scoring, targets
+
+    classes = set(rows["truth"])
+    if len(classes) < 3 or targets.numbers(classes) is None:
+        return {}
+    return scoring.absolute_error(rows).flat("mean_absolute_error")

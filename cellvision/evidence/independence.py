@@ -58,13 +58,15 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
 
 
 def copies(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """What ties items of the same content, (n,) values each: their hash, and for images that look the same a label."""
+    """What ties items of the same content, (n,) values each: their hash, and a label for images and rows alike."""
     import pandas as pd
 
     ties = {"items of the same content": table["source_hash"]}
     if "source_print" in table:
         label = prints.joined(table["source_print"].fillna("").tolist())
         ties["nearly identical images"] = pd.Series(label, table.index).where(table["source_print"].fillna("") != "")
+    if "source_twin" in table:
+        ties["repeated or rounded rows"] = table["source_twin"].where(table["source_twin"] != "")
     return ties
 
 

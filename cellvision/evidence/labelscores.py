@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say
-from cellvision.evidence import intervals, overlap
+from cellvision.evidence import intervals, maskhistory, overlap
+from cellvision.evidence.seen import Seen
 from cellvision.executors import local
 from cellvision.io import geojson, imagejrois, labelmaps, tables
 from cellvision.io.components import components
@@ -124,8 +125,10 @@ def _bare(name: str) -> str:
 # -- scores -------------------------------------------------------------------------------------------------------
 
 
-def score_run(out: Path, truth: Truth, workers: int | None = None) -> dict[str, Any]:
+def score_run(out: Path, truth: Truth, workers: int | None = None, history: Seen | None = None) -> dict[str, Any]:
     """Score the finished segment run in `out`; writes truth.parquet, truth.csv and truth.json and returns the last.
+
+    history: what the segmenter was trained on, which the scores say.
 
     Raises NoUsableInput when no image can be scored, ConfigError when one of them lacks a unit.
     """
@@ -157,6 +160,8 @@ def score_run(out: Path, truth: Truth, workers: int | None = None) -> dict[str, 
     scores |= {"unit": truth.unit or "image", **summary.iloc[0].drop(["by", "value"]).to_dict()}
     files.write_parquet(out / "truth.parquet", table)
     files.write_csv(out / "truth.csv", summary)
+    scored_images = images[(table["status"] == SCORED).to_numpy()]
+    scores["stamps"] = maskhistory.truth_stamps(history or Seen(), scored_images)
     files.write_json(out / "truth.json", scores)
     _tell(scores, table)
     return scores
@@ -276,6 +281,8 @@ def _tell(scores: dict[str, Any], table: pd.DataFrame) -> None:
         f" AP {scores['ap_50']:.3f} ({scores['ap_50_low']:.3f} to {scores['ap_50_high']:.3f}, {scores['units']} units)"
         f" at IoU 0.5, F1 {scores['f1_50']:.3f}, count error {scores['count_error']:.1%}"
     )
+    for stamp in scores["stamps"]:
+        say(f"segment: stamp of these scores: {stamp}")
     missing = _listing(table)
     if missing:
         say(f"segment: not scored: of {len(table)} images {missing}")

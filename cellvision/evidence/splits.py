@@ -1,4 +1,4 @@
-"""Splits: the folds made of independent units, and the leak guard. The only splitter of the project.
+"""Splits: the folds made of independent units. The only splitter of the project.
 
 `splits.csv` has one row a source: source_id, source_hash, unit, group, fold. Fold -1 trains always and is never scored.
 """
@@ -211,22 +211,6 @@ def test_folds(splits: Splits, fold: str) -> list[int]:
     if not fold.isdigit() or int(fold) >= splits.folds:
         raise ConfigError(f"--fold is all, none or 0 to {splits.folds - 1}, got {fold!r}")
     return [int(fold)]
-
-
-def guard(seen: set[str], tested: set[str], what: str, transductive: bool) -> str | None:
-    """Refuse what was fitted on sources it is now tested on; the stamp, when that was asked for.
-
-    seen and tested are source hashes. LeakError counts the common ones.
-    """
-    common = seen & tested
-    if not common:
-        return None
-    if not transductive:
-        raise LeakError(
-            f"{what} has seen {len(common)} of the {len(tested)} test sources; "
-            "pretrain it with this fold held out, or give --transductive, which stamps the result"
-        )
-    return f"transductive: {what} has seen {len(common)} of {len(tested)} test sources"
 
 
 def stamps(items: Items, splits: Splits) -> list[str]:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 
 COUNTER = "num_batches_tracked"
+HISTORY = "seen."  # before the names of tensors that say what weights have seen: evidence/seen
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -38,6 +40,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: handle.get_tensor(key) for key in handle.keys()}, dict(handle.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path} is no sound safetensors file ({error})") from None
+
+
+def history(tensors: Mapping[str, Tensor]) -> dict[str, NDArray]:
+    """The arrays (n,) among the tensors that say what the weights have seen, by name."""
+    return {key.removeprefix(HISTORY): value.numpy() for key, value in tensors.items() if key.startswith(HISTORY)}
+
+
+def history_tensors(arrays: Mapping[str, NDArray]) -> dict[str, Tensor]:
+    """Arrays (n,) that say what weights have seen, as tensors to lie beside them."""
+    return {f"{HISTORY}{key}": torch.from_numpy(value) for key, value in arrays.items()}
 
 
 def _check_length(path: Path) -> None:

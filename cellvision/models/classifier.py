@@ -15,9 +15,10 @@ from cellvision.core import files, rundir
 from cellvision.core.errors import ConfigError
 from cellvision.io import tensorfiles
 from cellvision.models import encoders
-from cellvision.models.encoders import Trained
 
 if TYPE_CHECKING:
+    from cellvision.branches import State
+    from cellvision.evidence.seen import Seen
     from cellvision.strategies import Strategy
 
 HEAD = "head."
@@ -67,10 +68,12 @@ def head_probabilities(
     return item.double().cpu().numpy(), pooled.double().cpu().numpy()
 
 
-def save(folder: Path, model: Classifier, trained: Trained, facts: dict[str, Any], bundle: dict[str, Any]) -> None:
+def save(
+    folder: Path, model: Classifier, state: State, facts: dict[str, Any], seen: Seen, bundle: dict[str, Any]
+) -> None:
     """Write the bundle: encoder files with the head's tensors, and bundle.json (classes, strategy, branch)."""
     head = {f"{HEAD}{key}": value for key, value in model.head.state_dict().items()}
-    encoders.save(folder, model.encoder, trained.state, facts, head)
+    encoders.save(folder, model.encoder, state, facts, seen, head)
     files.write_json(folder / "bundle.json", bundle)
 
 

@@ -1,7 +1,7 @@
 """Encoders: timm networks behind a fixed normalisation, their files, and what each of them has seen.
 
-An encoder on disk is a folder with weights.safetensors and encoder.json (network, branch, schema, the hashes of the
-sources it saw, licence). Nothing pickled is written or read.
+An encoder on disk is a folder with weights.safetensors (network, fitted state, the hashes of what it saw, so that a
+copy of the file alone tells them, too) and encoder.json (network, branch, schema, licence). Nothing pickled is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from cellvision.branches.image.networks import Normalised
 from cellvision.branches.names import parse
 from cellvision.core import files, rundir
 from cellvision.core.errors import ConfigError, UnsafeInput
+from cellvision.evidence import seen as histories
+from cellvision.evidence.seen import Seen
 from cellvision.executors import local
 from cellvision.io import tensorfiles
 from cellvision.training.device import autocast, device_of
@@ -30,9 +32,11 @@ from cellvision.training.device import autocast, device_of
 if TYPE_CHECKING:
     from cellvision.branches import Augment, Branch, State
 
+SCHEMA = 2  # of encoder.json
 WEIGHTS = Path(__file__).parents[1] / "weights"
 CHUNK = 256  # items embedded at once
-STATE = "state."  # prefix of the fitted preprocessing among the tensors
+WEIGHTS_OF, STATE = "network.", "state."  # prefixes of tensors: weights, fitted preprocessing
+NOT_ENCODER = ("fc.", "head.", "classifier.", tensorfiles.HISTORY)  # tensors of a plain file that are left
 COPIES = 4  # of the weights that a training holds: gradients and two averages beside
 NETWORK = re.compile(r"[A-Za-z0-9][\w.:=+-]{0,300}", re.ASCII)  # no @, which asks for a download, and no path
 
@@ -45,7 +49,7 @@ class Trained:
     name: str
     state: State
     origin: str
-    seen: frozenset[str] = frozenset()
+    seen: Seen = field(default_factory=Seen)
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what aligning the items with it has changed or taken as unknown
 
@@ -112,11 +116,38 @@ def resolve(spec: str, branch: Branch, rows: NDArray[np.int64], seed: int) -> Tr
     if source in ("", "imagenet"):
         return Trained(module, name, state, "ImageNet weights from timm" if source else "random weights")
     files.refuse_pickled(Path(source), "convert it to safetensors")
-    weights = tensorfiles.read(Path(source))[0]
-    weights = {key: value for key, value in weights.items() if not key.startswith(("fc.", "head.", "classifier."))}
-    target = module.backbone if isinstance(module, Normalised) else module
-    tensorfiles.load_into(target, weights, source)
-    return Trained(module, name, state, f"weights from {Path(source).name}")
+    return from_file(Path(source), Trained(module, name, state, f"weights from {Path(source).name}"))
+
+
+def from_file(path: Path, untrained: Trained) -> Trained:
+    """A network with the weights of a plain file, and the history that the file tells.
+
+    A file that `save` wrote tells it, and brings the preprocessing; of others nothing is known.
+    """
+    tensors = tensorfiles.read(path)[0]
+    weights, state, history = parts_of(tensors)
+    module = untrained.module
+    if weights and not isinstance(module, Normalised):
+        raise ConfigError(f"{path} lay in an encoder's folder, which says the names of its inputs; give the folder")
+    if weights:
+        tensorfiles.load_into(module, weights, str(path))
+        return replace(untrained, state=state, seen=history or unknown(path))
+    weights = {key: value for key, value in tensors.items() if not key.startswith(NOT_ENCODER)}
+    tensorfiles.load_into(module.backbone if isinstance(module, Normalised) else module, weights, str(path))
+    return replace(untrained, seen=history or unknown(path))
+
+
+def unknown(path: Path) -> Seen:
+    """The history of weights that tell nothing."""
+    return Seen(unknown=(f"the weights in {path.name} do not say what they have seen",))
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], State, Seen | None]:
+    """Tensors of a file -> weights of the network by name, fitted state, and what they have seen, if that is told."""
+    weights = {key.removeprefix(WEIGHTS_OF): value for key, value in tensors.items() if key.startswith(WEIGHTS_OF)}
+    state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
+    history = tensorfiles.history(tensors)
+    return weights, state, histories.unpacked(history) if history else None
 
 
 def refuse_too_large(name: str, build: Callable[[], nn.Module]) -> None:
@@ -131,13 +162,19 @@ def refuse_too_large(name: str, build: Callable[[], nn.Module]) -> None:
 
 
 def save(
-    folder: Path, module: nn.Module, state: State, facts: Mapping[str, Any], extra: Mapping[str, Tensor] | None = None
+    folder: Path,
+    module: nn.Module,
+    state: State,
+    facts: Mapping[str, Any],
+    seen: Seen,
+    extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write weights.safetensors (network, fitted state, extra tensors) and encoder.json."""
-    tensors = {f"network.{key}": value for key, value in module.state_dict().items()}
+    """Write weights.safetensors (network, fitted state, history, extra tensors) and encoder.json."""
+    tensors = {f"{WEIGHTS_OF}{key}": value for key, value in module.state_dict().items()}
     tensors |= {f"{STATE}{key}": torch.as_tensor(np.asarray(value)) for key, value in state.items()}
+    tensors |= tensorfiles.history_tensors(histories.packed(seen))
     tensorfiles.write(folder / "weights.safetensors", {**tensors, **(extra or {})})
-    files.write_json(folder / "encoder.json", {"schema_version": 1, **facts})
+    files.write_json(folder / "encoder.json", {"schema_version": SCHEMA, **facts, "seen": histories.told(seen)})
 
 
 def load(folder: Path, branch: Branch) -> Trained:
@@ -157,9 +194,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     rundir.refuse_links(folder)
     facts = files.read_json(folder / "encoder.json")
     version = facts.get("schema_version") if isinstance(facts, dict) else None
-    if version != 1:
-        raise ConfigError(f"{folder} was written by another version of cellvision (schema {version})")
-    kinds = {"network": str, "branch": str, "schema": dict, "seen": list, "origin": str}
+    if version != SCHEMA:
+        raise ConfigError(
+            f"{folder} was written by another version of cellvision (schema {version}, not {SCHEMA}); train it again"
+        )
+    kinds = {"network": str, "branch": str, "schema": dict, "origin": str}
     if wrong := [key for key, kind in kinds.items() if not isinstance(facts.get(key), kind)]:
         raise ConfigError(f"{folder / 'encoder.json'} is damaged: it does not say {', '.join(wrong)}")
     if not NETWORK.fullmatch(facts["network"]):
@@ -169,11 +208,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def _loaded(folder: Path, facts: dict[str, Any], branch: Branch) -> Trained:
     notes = tuple(branch.align(facts["schema"]))
-    tensors = tensorfiles.read(folder / "weights.safetensors")[0]
-    state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
-    weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    weights, state, history = parts_of(tensorfiles.read(folder / "weights.safetensors")[0])
     module = tensorfiles.load_built(lambda: branch.network(facts["network"], state), weights, str(folder))
-    seen = frozenset(facts["seen"])
+    seen = history or unknown(folder / "weights.safetensors")
     return Trained(module, facts["network"], state, facts["origin"], seen, facts, notes)
 
 

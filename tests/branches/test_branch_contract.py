@@ -11,6 +11,7 @@ import torch
 
 from cellvision.branches import BRANCHES, Augment, Branch, Sample
 from cellvision.branches.items import COLUMNS
+from cellvision.evidence import seen
 from cellvision.models import encoders
 
 SAMPLES: dict[str, Sample] = {}  # those written already
@@ -136,12 +137,13 @@ def test_trained_encoder_comes_back_from_disk(branch: Branch, tmp_path: Path) ->
         "network": made.name,
         "branch": branch.cfg.name,
         "schema": branch.schema(),
-        "seen": ["a"],
         "origin": "",
     }
-    encoders.save(tmp_path, made.module, made.state, facts)
+    unit = branch.items.table["source_id"].to_numpy(str)
+    encoders.save(tmp_path, made.module, made.state, facts, seen.of(branch.items, unit, rows))
     back = encoders.resolve(str(tmp_path), branch, rows[:2], seed=4)
-    assert back.seen == {"a"}
+    trained_on = set(branch.items.table["source_id"].iloc[rows])
+    assert seen.overlap(back.seen, branch.items, unit, np.arange(len(unit))).count == len(trained_on)
     before, after = (encoders.embed(one.module, branch, one.state, rows) for one in (made, back))
     assert np.array_equal(before, after)
 

@@ -131,14 +131,6 @@ def test_an_unknown_fold_is_refused(fold: str) -> None:
         splits.test_folds(made(rows_of({"a": 3})), fold)
 
 
-def test_the_guard_refuses_what_was_seen_and_stamps_what_was_asked_for() -> None:
-    assert splits.guard({"a", "b"}, {"c"}, "encoder", False) is None
-    with pytest.raises(LeakError, match="encoder has seen 1 of the 2 test sources"):
-        splits.guard({"a", "b"}, {"b", "c"}, "encoder", False)
-    stamp = splits.guard({"a", "b"}, {"b", "c"}, "encoder", True)
-    assert stamp == "transductive: encoder has seen 1 of 2 test sources"
-
-
 # -- folds and the target -----------------------------------------------------------------------------------------
 
 

@@ -15,12 +15,13 @@ from cellvision.branches import BRANCHES
 from cellvision.branches.image import networks
 from cellvision.core import files
 from cellvision.core.errors import CellvisionError, ConfigError, UnsafeInput
+from cellvision.evidence.seen import Seen
 from cellvision.executors import local
 from cellvision.models import classifier, encoders
 
 FACTS: dict[str, Any] = {
     "network": "mlp-8", "branch": "tabular", "schema": {"geometry": {"size": 32, "scale": 1.0, "context": 0.1}},
-    "seen": [], "origin": "random weights", "licence": "none",
+    "origin": "random weights", "licence": "none",
 }  # fmt: skip
 BUNDLE: dict[str, Any] = {
     "classes": ["a", "b"], "target": "group", "level": "source", "strategy": {"name": "inherit"},
@@ -29,7 +30,7 @@ BUNDLE: dict[str, Any] = {
 
 
 def saved(folder: Path, bundle: dict[str, Any] | None = None, **facts: Any) -> Path:
-    encoders.save(folder, nn.Linear(4, 8), {}, FACTS | facts)
+    encoders.save(folder, nn.Linear(4, 8), {}, FACTS | facts, Seen())
     files.write_json(folder / "bundle.json", BUNDLE | (bundle or {}))
     return folder
 
@@ -73,12 +74,11 @@ def test_a_width_that_nobody_could_build_is_no_width(name: str) -> None:
     "facts",
     [
         {"schema": []},
-        {"seen": None},
         {"network": 3},
         {"branch": None},
         {"branch": "image"},
         {"origin": {}},
-        {"schema_version": 2},
+        {"schema_version": 1},
     ],
 )
 def test_facts_that_no_run_wrote_are_one_line(facts: dict[str, Any], tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_schema_that_lacks_what_a_branch_needs_is_one_line(table: Path, tmp_pa
 
 def test_what_is_said_of_an_encoder_is_part_of_its_content(tmp_path: Path) -> None:
     before = encoders.content_hash(str(saved(tmp_path)))
-    files.write_json(tmp_path / "encoder.json", {"schema_version": 1, **FACTS, "seen": ["another"]})
+    files.write_json(tmp_path / "encoder.json", {"schema_version": 2, **FACTS, "origin": "another"})
     assert encoders.content_hash(str(tmp_path)) != before
 
 

@@ -73,8 +73,8 @@ def test_the_whole_chain_runs_on_counts(expression: Path, tmp_path: Path) -> Non
 def test_a_saved_encoder_brings_its_own_genes_and_bins(expression: Path, tmp_path: Path) -> None:
     branch = opened(expression, genes=20)
     made = encoders.resolve("transformer-1x8x2", branch, np.arange(60), 0)
-    facts = {"network": made.name, "branch": "rna", "schema": branch.schema(), "seen": [], "origin": ""}
-    encoders.save(tmp_path / "one", made.module, made.state, facts)
+    facts = {"network": made.name, "branch": "rna", "schema": branch.schema(), "origin": ""}
+    encoders.save(tmp_path / "one", made.module, made.state, facts, made.seen)
     other = opened(expression, genes=5, bins=7, target_sum=100.0)
     back = encoders.load(tmp_path / "one", other)
     assert other.cfg.target_sum == 1e4

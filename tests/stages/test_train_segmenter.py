@@ -10,9 +10,12 @@ import pytest
 import torch
 from small_segmenter import config, crosses
 
-from cellvision import train_segmenter
+from cellvision import segment, train_segmenter
+from cellvision.branches import BRANCHES
 from cellvision.core import files, signals
 from cellvision.core.errors import ConfigError, NoUsableInput
+from cellvision.evidence import maskhistory
+from cellvision.io import tensorfiles
 from cellvision.segmenters.nano import training as nano_training
 from cellvision.segmenters.nano.network import DIAMETER, NanoNetwork
 
@@ -32,6 +35,23 @@ def test_it_learns_a_new_kind_of_cell_and_scores_it_on_unseen_images(trained_seg
     held = train_segmenter.pairs_of(cfg)[table["held_out"]]
     again = train_segmenter.score(cfg, held, out / "weights.safetensors")
     assert np.mean([row["ap_50"] for row in again]) == pytest.approx(found["ap_50_after"])
+
+
+def test_masks_and_scores_say_what_the_segmenter_was_trained_on(trained_segmenter: Path, tmp_path: Path) -> None:
+    """Of the six images two were held out; the crops of the run carry it on."""
+    weights, folder = trained_segmenter / "out" / "weights.safetensors", tmp_path
+    raw, truth = trained_segmenter / "raw", trained_segmenter / "truth"
+    nano = {"name": "nano", "weights": str(weights)}
+    segment.run(segment.Config(raw=raw, segmenter=nano, truth=truth, workers=0), folder / "cells")
+    told = "masks: the segmenter was trained on 4 of these 6 images"
+    assert told in files.read_json(folder / "cells" / "metrics.json")["stamps"]
+    assert told in files.read_json(folder / "cells" / "truth.json")["stamps"]
+    assert told in BRANCHES.build({"name": "image"}, path=folder / "cells").items.stamps
+    tensors = tensorfiles.read(weights)[0]
+    bare = {key: value for key, value in tensors.items() if not key.startswith(tensorfiles.HISTORY)}
+    tensorfiles.write(folder / "bare.safetensors", bare)
+    unknown = "the segmenter's weights in bare.safetensors do not say what they have seen"
+    assert maskhistory.in_file(folder / "bare.safetensors").unknown == (unknown,)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ Fusion is late: each part has its own encoder; their features stand side by side
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import BRANCHES, Augment, Baseline, Branch, Sample, State
+from cellvision.branches import BRANCHES, Augment, Baseline, Branch, Sample, State, signatures
 from cellvision.branches.items import COLUMNS, Items
 from cellvision.branches.names import parse
 from cellvision.core.config import PluginConfig, StageModel, build, fingerprint, option
@@ -87,9 +88,9 @@ class FusionBranch(Branch):
             for name, modality in named.items()
         }
         content = fingerprint(inputs)
-        self.items = Items(
-            table, content, first.missed, stamps, {name: len(b.items.table) for name, b in opened.items()}
-        )
+        counts = {name: len(branch.items.table) for name, branch in opened.items()}
+        marked = functools.partial(marks_of, self.parts)
+        self.items = Items(table, content, first.missed, stamps, counts, marked=marked)
 
     @property
     def used(self) -> dict[str, Joined]:
@@ -225,6 +226,18 @@ def join(parts: dict[str, tuple[pd.DataFrame, str]]) -> tuple[pd.DataFrame, dict
     hashes = [table["source_hash"].to_numpy(str)[np.maximum(row[name], 0)] for name, (table, _) in parts.items()]
     out["source_hash"] = shared_hash(hashes, [row[name] >= 0 for name in parts])
     return out.infer_objects(), row
+
+
+def marks_of(parts: dict[str, Joined]) -> signatures.Marks:
+    """What each thing is known by: the contents and the signatures of all its parts, whichever the model sees."""
+    marks: dict[str, list[NDArray[np.uint64]]] = {}
+    for joined in parts.values():
+        items = joined.branch.items
+        content = signatures.hash_texts(items.table["source_hash"])[:, None]
+        for kind, of_part in {**items.marks, "content": content}.items():
+            there = (joined.row >= 0)[:, None]
+            marks.setdefault(kind, []).append(np.where(there, of_part[np.maximum(joined.row, 0)], 0).astype(np.uint64))
+    return {kind: np.concatenate(of_parts, axis=1) for kind, of_parts in marks.items()}
 
 
 def options_of(branch: Branch) -> dict[str, Any]:

@@ -83,7 +83,9 @@ class RnaBranch(Branch):
         table = self._table()
         data.notes += labelnotes.of(table, labels, "cells")
         data.facts["notes"] = list(data.notes)
-        self.items = Items(table, self._content(path), no_missed(), tuple(self._stamps(table, reserved)), data.facts)
+        stamps = tuple(self._stamps(table, reserved))
+        marked = functools.partial(cellset.marks_of, data)
+        self.items = Items(table, self._content(path), no_missed(), stamps, data.facts, marked=marked)
         self._checked: dict[str, Any] | None = None
         self._aligned: list[str] = []
         for note in data.notes:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.branches import signatures
 from cellvision.branches.rna.kinds import WHOLE, Kind, kind_of, linear
 from cellvision.branches.rna.values import CHUNK, Expression, chunks
 from cellvision.core.errors import ConfigError, NoUsableInput
@@ -163,6 +164,15 @@ class CellSet:
                 f"cell {self.names[positions[row]]!r} has the value {values.data[at]:g} for gene "
                 f"{self.genes[values.indices[at]]!r}, among {self.kind}; mend the file or leave the cell out"
             )
+
+
+def marks_of(data: CellSet) -> signatures.Marks:
+    """What each cell is known by: which genes it shows; of scaled values, which have no zeros, the values."""
+    names = list(map(str, data.genes))
+    if data.kind != "scaled":
+        return {"values": signatures.of_detected(data.take, len(data.rows), names)}
+    parts = [values.toarray() for _, values in chunks(data, np.arange(len(data.rows)), CHUNK)]  # type: ignore[arg-type]
+    return {"values": signatures.of_columns(np.concatenate(parts), names)}
 
 
 def unique_names(names: NDArray[np.object_]) -> tuple[NDArray[np.object_], int]:

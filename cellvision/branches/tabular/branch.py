@@ -11,13 +11,14 @@ import fnmatch
 import functools
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State, descriptors, labelnotes
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, descriptors, labelnotes, signatures, twins
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.tabular import parts as tableparts
 from cellvision.branches.tabular import telling
@@ -86,6 +87,8 @@ class TabularBranch(Branch):
         self.codes = {name: tables.words(described[name]) for name in self.categories}
         self.plates = plates_of(described, cfg)
         self._set(numbers(frame, self.features))
+        self.items = replace(self.items, marked=functools.partial(marks_of, self.values, tuple(self.features)))
+        notes += mark_twins(self.items.table, frame[self.features].to_numpy(np.float64, na_value=np.nan))
         if multiprocessing.parent_process() is None:
             for note in (*notes, *stamps):
                 say_once(f"table: {note}")
@@ -311,6 +314,22 @@ def items_of(
     group = cfg.group or "group"
     rest["group"] = pd.Series(tables.words(described[group])).fillna("unknown") if group in described else "all"
     return Items(rest, content, no_missed(), stamps, {"notes": notes}, numbered="item_id" not in described)
+
+
+def mark_twins(table: pd.DataFrame, values: NDArray[np.float64]) -> list[str]:
+    """Names, as source_twin in the items table, which rows of (n, d) values are one; -> the line about them."""
+    number = twins.of_rows(values)
+    table["source_twin"] = np.where(number >= 0, np.char.add("twin", number.astype(str)), "")
+    first = np.flatnonzero(number == number.max())[:2]
+    if number.max() < 0:
+        return []
+    names = " and ".join(map(repr, map(str, table["source_id"].iloc[first])))
+    return [f"{int((number >= 0).sum())} rows repeat others, or are others rounded, such as {names}: they are one unit"]
+
+
+def marks_of(values: NDArray[np.float32], names: tuple[str, ...]) -> signatures.Marks:
+    """(n, d) values of named columns -> what each row is known by."""
+    return {"values": signatures.of_columns(values, names)}
 
 
 def plates_of(frame: pd.DataFrame, cfg: TabularBranch.Config) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

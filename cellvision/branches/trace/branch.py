@@ -6,13 +6,14 @@ or long tables, where somebody has to say what the unit is.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellvision.branches import Augment, Baseline, Branch, Sample, State, labelnotes
+from cellvision.branches import Augment, Baseline, Branch, Sample, State, labelnotes, signatures
 from cellvision.branches.items import Items, no_missed
 from cellvision.branches.trace import matlab
 from cellvision.branches.trace import tables as tracetables
@@ -64,7 +65,8 @@ class TraceBranch(Branch):
         group = table[cfg.group].where(table[cfg.group].notna(), "unknown").astype(str) if cfg.group else "all"
         for note in labelnotes.of(table, (*reserved, *filter(None, [cfg.group])), "traces"):
             say(f"trace: {note}")
-        self.items = Items(table.assign(group=group), content, no_missed(), stamps)
+        marked = functools.partial(marks_of, self.traces)
+        self.items = Items(table.assign(group=group), content, no_missed(), stamps, marked=marked)
 
     @classmethod
     def sample(cls, folder: Path, other_half: bool = False) -> Sample:
@@ -263,6 +265,11 @@ def _read_matrices(
     content = fingerprint([[files.sha256_file(path) for path in reader.paths], table.astype(str).to_numpy().tolist()])
     say(f"trace: {len(values)} traces of {points} points, channels {', '.join(channels)}")
     return Traces([values]), table, channels, content, left_out(int((~known).sum()))
+
+
+def marks_of(traces: Traces) -> signatures.Marks:
+    """What each trace is known by: some of its points in a row."""
+    return {"values": signatures.of_traces(traces.take, len(traces))}
 
 
 def left_out(count: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ A second head reads the cells' diameter from the trunk's features, so that an im
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -92,14 +93,18 @@ def load(path: Path) -> NanoNetwork:
 
     network = NanoNetwork()
     tensors = tensorfiles.read(path)[0]
-    wide = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    weights = {key: value for key, value in tensors.items() if not key.startswith(tensorfiles.HISTORY)}
+    wide = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     tensorfiles.load_into(network, wide, str(path))
     return network.to(memory_format=torch.channels_last).eval()
 
 
-def save(path: Path, network: NanoNetwork, facts: dict[str, str]) -> None:
-    """Half precision halves the file; the rounding is below what the flows resolve (test_nano shows it)."""
+def save(path: Path, network: NanoNetwork, facts: dict[str, str], seen: Mapping[str, Tensor] | None = None) -> None:
+    """The network and what it has seen, tensors of hashes (n,).
+
+    Half precision halves the file; the rounding is below what the flows resolve (test_nano shows it).
+    """
     from cellvision.io import tensorfiles
 
     half = {k: v.half() if v.is_floating_point() and "running" not in k else v for k, v in network.state_dict().items()}
-    tensorfiles.write(path, half, facts)
+    tensorfiles.write(path, {**half, **(seen or {})}, facts)
