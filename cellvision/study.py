@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cellvision import ablate, finetune, plan, pretrain, report, segment
 from cellvision.cells.brightness import DEFAULT, Intensity
 from cellvision.cells.modes import Mode
 from cellvision.cells.pixels import ChannelList
@@ -25,6 +24,9 @@ from cellvision.executors import local
 from cellvision.io import rawfolder
 from cellvision.runs.calls import stage
 from cellvision.segmenters import SegmenterConfig
+
+if TYPE_CHECKING:  # each is imported where it is run, so that --help need not wait for them
+    from cellvision import pretrain, segment
 
 REVISION = 3
 MIN_SSL_STEPS = 300  # a fold; with fewer, self-supervision is not worth its name
@@ -91,6 +93,8 @@ class Config(StageConfig):
 @stage
 def run(cfg: Config, out: Path) -> None:
     """Everything, child by child; each finished child is kept, so the same command goes on where it stopped."""
+    from cellvision import plan, report, segment
+
     seconds = parse_budget(cfg.budget)
     if cfg.target == "annotation" and cfg.annotations is None:
         raise ConfigError("--target annotation needs --annotations, a CSV of true labels; or give --target group")
@@ -118,6 +122,8 @@ def run(cfg: Config, out: Path) -> None:
 
 def cut_with(cfg: Config) -> segment.Config:
     """The options of its `segment`."""
+    from cellvision import segment
+
     network = cfg.masks is None and getattr(cfg.segmenter, "on_device", True)
     of_segmenter = [*(["segmenter"] if cfg.masks is None else []), *(["device"] if network else [])]
     read = _only(cfg, "channels", "segment_channels", "intensity", "range")
@@ -186,6 +192,8 @@ def annotated_classes(cells: Path, planned: Path) -> list[str]:
 
 def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: list[str]) -> dict[str, Any]:
     """Seconds -> steps, by the measured rate of training: linear probes always, then SSL, then whole networks."""
+    from cellvision import pretrain
+
     jobs = local.cores() if cfg.workers is None else max(1, cfg.workers)
     rate = jobs * pretrain.training_rate(pretrain_config(cfg, cells, 1, "0", 2))
     items = TRAINING_SHARE * seconds * rate
@@ -214,6 +222,8 @@ def fit_budget(cfg: Config, cells: Path, folds: int, seconds: float, not_run: li
 
 
 def pretrain_config(cfg: Config, cells: Path, steps: int, fold: str, probes: int = 4) -> pretrain.Config:
+    from cellvision import pretrain
+
     return build(
         pretrain.Config,
         recipe(cfg, steps)
@@ -239,6 +249,8 @@ def recipe(cfg: Config, steps: int) -> dict[str, Any]:
 
 def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> dict[str, Any]:
     """The ablation of the schedule's arms; without classes, pretraining alone."""
+    from cellvision import ablate, pretrain
+
     ssl_steps = schedule["pretrain_steps"]
     if not schedule["classify"]:
         if ssl_steps:
@@ -261,6 +273,8 @@ def compare(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], o
 
 def arms(cfg: Config, schedule: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Frozen and whole networks, random and self-supervised where time allows; bags for labels of the source."""
+    from cellvision import ablate
+
     frozen: dict[str, Any] = {"tune": "linear", "loop": {"steps": cfg.probe_steps, "batch": 128}}
     by_name: dict[str, dict[str, Any]] = {"random, linear probe": frozen, "random, whole": {"tune": "whole"}}
     best = {}
@@ -274,6 +288,8 @@ def arms(cfg: Config, schedule: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def train_bundle(cfg: Config, cells: Path, planned: Path, schedule: dict[str, Any], out: Path) -> str | None:
     """A classifier trained on everything, for `predict`; its recipe is fixed beforehand, not chosen by score."""
+    from cellvision import finetune, pretrain
+
     if not schedule["classify"]:
         return None
     common = {"items": cells, "splits": planned / "splits.csv", "fold": "none"}

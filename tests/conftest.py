@@ -18,7 +18,9 @@ import pytest
 from sharing import shared
 
 # fixtures of several rooms
-pytest_plugins = ["quick_pictures", "small_cellpose", "small_counts", "small_segmenter", "small_tables", "tiny_runs"]
+pytest_plugins = [
+    "quick_features", "quick_pictures", "small_cellpose", "small_counts", "small_segmenter", "small_tables", "tiny_runs",
+]  # fmt: skip
 
 TINY: dict[str, Any] = {
     "encoder": "test_resnet",
@@ -90,7 +92,12 @@ def no_network(quiet_machine: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_processes(
-    quiet_machine: None, quick_pictures: None, small_forests: None, no_network: None, request: pytest.FixtureRequest
+    quiet_machine: None,
+    quick_pictures: None,
+    small_forests: None,
+    quick_features: None,
+    no_network: None,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Worker processes find libraries loaded and what is patched above; of many tests, before any of them has run."""
     forked.install()

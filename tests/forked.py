@@ -20,7 +20,7 @@ from cellvision.commandline.cli import main
 
 LIBRARIES = [
     "timm", "torch._dynamo", "albumentations", "lightly.loss", "sklearn.ensemble", "cellvision.study",
-    "cellvision.segmenters.nano.segmenter",
+    "cellvision.ablate", "cellvision.report", "cellvision.segment", "cellvision.segmenters.nano.segmenter",
 ]  # fmt: skip
 _spawn = util.spawnv_passfds
 

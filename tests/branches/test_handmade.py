@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cellvision.branches.image import handmade
 
+pytestmark = pytest.mark.usefixtures("features_measured_anew")
 KINDS = ("colour", "background", "shape", "handmade")
 SIDE = 64
 

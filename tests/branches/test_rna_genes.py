@@ -72,9 +72,9 @@ def test_network_bins_as_the_fit_does(expression: Path) -> None:
 @pytest.mark.parametrize("name", ["mlp-16-8", "cnn-8-16", "transformer-2x16x4"])
 def test_encoders_learn_the_kind_of_a_cell(expression: Path, tmp_path: Path, name: str) -> None:
     chain(plan, tmp_path / "plan", expression, folds=2)
-    found = chain(
-        finetune, tmp_path / "run", expression, encoder=name, tune="whole", loop={"steps": 40, "batch": 32, "lr": 0.01}
-    )
+    splits = tmp_path / "plan" / "splits.csv"
+    loop = {"steps": 40, "batch": 32, "lr": 0.01}
+    found = chain(finetune, tmp_path / "run", expression, splits=splits, encoder=name, tune="whole", loop=loop)
     assert found["balanced_accuracy"] > 0.8
     assert found["balanced_accuracy_units"] == 12
     assert {"baseline_logistic", "baseline_forest", "baseline_depth"} <= set(found)

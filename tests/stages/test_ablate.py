@@ -49,7 +49,7 @@ def test_plain_models_have_as_many_labels_as_the_arms(
 
     monkeypatch.setattr(baselines, "fit_predict", noted)
     out = run(
-        ablate, tmp_path / "run", items=cells, folds=2, factors={"label_fraction": [0.3, 1.0]},
+        ablate, tmp_path / "run", items=cells, folds=2, seeds=[0], factors={"label_fraction": [0.3, 1.0]},
         base={"encoder": "test_resnet", "tune": "linear", "loop": STEPS},
     )  # fmt: skip
     names = {f"baseline: {name}, label fraction {share}" for name in ("colour", "handmade") for share in (0.3, 1.0)}

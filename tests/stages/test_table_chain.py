@@ -90,7 +90,7 @@ def test_breast_cancer_is_told_as_well_as_by_logistic_regression(tmp_path: Path)
     table = f"--items {path} --branch tabular --unit row"
     assert main("plan", [*table.split(), "--folds", "2", "--out", str(tmp_path / "plan")]) == 0
     command = f"{table} --splits {tmp_path / 'plan'} --target benign --encoder mlp-32-16 --tune whole"
-    given = [*command.split(), "--steps", "150", "--lr", "0.01", "--workers", "0", "--out", str(tmp_path / "run")]
+    given = [*command.split(), "--steps", "80", "--lr", "0.01", "--workers", "0", "--out", str(tmp_path / "run")]
     assert main("finetune", given) == 0
     found = files.read_json(tmp_path / "run" / "metrics.json")
     assert found["stamps"] == ["rows assumed independent"]
