@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small_counts import chain
 from torch import Tensor
 
-from cellvision import embed, finetune, pretrain
+from cellvision import embed, finetune, plan, pretrain
 from cellvision.branches import BRANCHES
 from cellvision.branches.rna.networks import GeneTransformer, pack
 from cellvision.core import files
@@ -222,11 +223,20 @@ def run(stage: Any, out: Path, **options: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def learned(expression: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def split(expression: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folds that a pretraining and what is asked of it share."""
+    out = tmp_path_factory.mktemp("split") / "plan"
+    chain(plan, out, expression)
+    return out / "splits.csv"
+
+
+@pytest.fixture(scope="module")
+def learned(expression: Path, split: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("masked") / "run"
     loop = {"steps": 150, "batch": 48, "lr": 5e-3, "precision": "fp32"}
     method = {"name": "masked", "share": 0.3}
-    run(pretrain, out, items=expression, method=method, encoder="transformer-2x16x4", fold="0", loop=loop)
+    options = {"method": method, "encoder": "transformer-2x16x4", "splits": split, "fold": "0", "loop": loop}
+    run(pretrain, out, items=expression, **options)
     return out
 
 
@@ -238,8 +248,10 @@ def test_pretraining_beats_the_marginal_on_donors_it_never_saw(learned: Path) ->
     assert (learned / "curves.png").exists()
 
 
-def test_probe_reuses_the_preprocessing_of_the_pretraining(learned: Path, expression: Path, tmp_path: Path) -> None:
-    options = {"items": expression, "target": "kind", "encoder": str(learned), "fold": "0"}
+def test_probe_reuses_the_preprocessing_of_the_pretraining(
+    learned: Path, expression: Path, split: Path, tmp_path: Path
+) -> None:
+    options = {"items": expression, "splits": split, "target": "kind", "encoder": str(learned), "fold": "0"}
     wrong = {"branch": {"name": "rna", "bins": 9, "genes": 7, "target_sum": 1.0}}
     first = run(embed, tmp_path / "a", **options)
     again = run(embed, tmp_path / "b", **options, **wrong)

@@ -40,7 +40,7 @@ def test_the_whole_chain_runs_on_counts(expression: Path, tmp_path: Path) -> Non
     planned = chain(plan, tmp_path / "plan", expression)
     assert planned["units"] == 12
     splits = {"splits": tmp_path / "plan" / "splits.csv"}
-    ssl = {"method": "simclr", "encoder": "mlp-32-16", "loop": {"steps": 120, "batch": 48, "lr": 0.003}}
+    ssl = {"method": "simclr", "encoder": "mlp-32-16", "loop": {"steps": 200, "batch": 48, "lr": 0.003}}
     learned = chain(pretrain, tmp_path / "ssl", expression, **splits, **ssl, fold="0")
     assert learned["loss"] < learned["chance"]
     found = chain(embed, tmp_path / "emb", expression, **splits, encoder=str(tmp_path / "ssl"))
