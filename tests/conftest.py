@@ -19,7 +19,8 @@ from sharing import shared
 
 # fixtures of several rooms
 pytest_plugins = [
-    "quick_features", "quick_pictures", "small_cellpose", "small_counts", "small_segmenter", "small_tables", "tiny_runs",
+    "quick_features", "quick_pictures", "small_cellpose", "small_counts", "small_segmenter", "small_tables",
+    "tiny_runs",
 ]  # fmt: skip
 
 TINY: dict[str, Any] = {

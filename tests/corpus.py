@@ -62,11 +62,12 @@ def header(width: int, height: int, depth: int, colour_type: int) -> bytes:
 
 
 def zeros_deflated(size: int) -> bytes:
-    """A zlib stream of `size` zero bytes."""
-    compress, block, parts = zlib.compressobj(9), bytes(1 << 20), []
-    for _ in range(size >> 20):
-        parts.append(compress.compress(block))
-    return b"".join([*parts, compress.compress(bytes(size & 0xFFFFF)), compress.flush()])
+    """A zlib stream of `size` zero bytes: a megabyte of them, repeated, and what is left."""
+    whole, rest = zlib.compressobj(9, wbits=-zlib.MAX_WBITS), zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    megabyte = whole.compress(bytes(1 << 20)) + whole.flush(zlib.Z_FULL_FLUSH)
+    end = rest.compress(bytes(size & 0xFFFFF)) + rest.flush()
+    checksum = size % 65521 << 16 | 1  # Adler's, of zeros
+    return b"\x78\xda" + megabyte * (size >> 20) + end + struct.pack(">I", checksum)
 
 
 def png_bomb(side: int) -> bytes:
