@@ -8,12 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
-
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # searching all installed packages for some delays --help
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
