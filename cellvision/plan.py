@@ -60,11 +60,12 @@ def describe(items: Items, made: Splits) -> dict[str, Any]:
     }  # fmt: skip
     duplicates, conflicts = independence.duplicates(table)
     units = int(table["unit"].nunique())
+    stamps = splits.stamps(items, made)
     protocol = f"{made.folds} folds by unit" if made.folds >= 2 else "none: no group has two units"
     return {
         "units": units, "folds": made.folds, "protocol": protocol, "groups": groups,
-        "duplicates": duplicates, "label_conflicts": conflicts, "stamps": list(items.stamps),
-        "claims": list(claims(groups, f"{protocol}; {units} units", duplicates, conflicts, items)),
+        "duplicates": duplicates, "label_conflicts": conflicts, "stamps": stamps,
+        "claims": claims(groups, f"{protocol}; {units} units", duplicates, items, stamps),
     }  # fmt: skip
 
 
@@ -72,11 +73,11 @@ def claims(
     groups: dict[str, dict[str, Any]],
     protocol: str,
     duplicates: list[list[str]],
-    conflicts: list[list[str]],
     items: Items,
+    stamps: list[str],
 ) -> list[str]:
     """Plain sentences: what these data can and cannot show."""
-    lines = [f"protocol: {protocol} in {len(groups)} groups"]
+    lines = [f"protocol: {protocol} in {len(groups)} groups", *stamps]
     alone = [name for name, group in groups.items() if not group["evaluated"]]
     if alone:
         lines.append(f"cannot be evaluated (fewer than two units): {', '.join(alone)}")
@@ -87,10 +88,10 @@ def claims(
         lines.append(f"too few sources ({MIL_BAGS} a group are needed) to learn from bags: {', '.join(few)}")
     if duplicates:
         lines.append(f"{len(duplicates)} sets of identical or nearly identical sources, each kept in one fold")
-    lines += [*independence.conflict_told(conflicts), *items.notes]
+    lines += items.notes
     if "annotation" not in items.table or items.table["annotation"].isna().all():
         lines.append("no annotations: scores say how well the folder is recovered (agreement), not what a cell is")
-    return lines + list(items.stamps)
+    return lines
 
 
 if __name__ == "__main__":

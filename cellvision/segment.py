@@ -50,7 +50,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 9
+REVISION = 10
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -176,6 +176,8 @@ def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:
             write_tables(images, cells, None, out)
             claimed.finish(account.summarise(images, cells, None))
     account.tell(out, cfg.strict)
+    if cfg.unit is None:
+        say(f"segment: {independence.unnamed(files.read_parquet(out / 'cells.parquet'))}")
 
 
 def both_passes(cfg: Config, entries: list[Entry], out: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.cells import brightness, crop, cropstore
-from cellvision.cells.pixels import ReadConfig, choose_ranges, names_of_channels, ranges_of, read_as
+from cellvision.cells.pixels import GREY_OR_RGB, ReadConfig, choose_ranges, names_of_channels, ranges_of, read_as
 from cellvision.core import files
 from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
@@ -22,6 +22,7 @@ from cellvision.io import filenames, tables
 from cellvision.io.images.intensity import intensity_range, pixel_hash, to_uint8
 from cellvision.io.images.prints import print_of
 from cellvision.io.images.reader import ImageError, Reason
+from cellvision.io.spelling import first_spelling, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,11 @@ def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
     ConfigError for missing columns, a row without an image, or an image named twice.
     """
     table = tables.read_text(metadata, [name for name in ("image", "label", unit) if name])
+    if unit and (homeless := table[unit].fillna("").str.strip().eq("").to_numpy()).any():
+        row = tables.place(metadata, int(homeless.argmax()))
+        raise ConfigError(
+            f"{row}, column {unit!r}: {int(homeless.sum())} crops have no unit; name it, or leave them out"
+        )
     nameless = table["image"].isna().to_numpy()
     if nameless.any():
         raise ConfigError(f"{tables.place(metadata, int(nameless.argmax()))}, column 'image': no image is named")
@@ -43,6 +49,8 @@ def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
     if empty.any():
         where = tables.lines(metadata, np.flatnonzero(empty).tolist())
         say(f"crops: {int(empty.sum())} have no label ({metadata.name}, {where})")
+    if unit and (line := told(table[unit], "units")):
+        say(f"crops: {line}")
     return _once(table, metadata)
 
 
@@ -102,9 +110,7 @@ def gather(
     tasks = [(folder, names[start : start + CHUNK], read) for start in range(0, len(names), CHUNK)]
     parts = track(local.ordered_map(load, tasks, min(workers, len(tasks))), "read crops", len(tasks), "parts")
     rows = [row for batch in parts for row in batch]
-    good = [row for row in rows if row["status"] == "ok"]
-    if not good:
-        raise NoUsableInput(f"none of the {len(rows)} crops can be read; the first: {rows[0]['note']}")
+    good = of_one_kind(rows)
     size = min(max_size, max(max(row["pixels"].shape[:2]) for row in good))
     channels = max(row["pixels"].shape[2] for row in good)
     cells = describe(good, table.set_index("image"), unit, size)
@@ -114,7 +120,8 @@ def gather(
         image_id=images["path"], n_dropped=0,
     )  # fmt: skip
     units = cells.set_index("item_id")["unit"]
-    chosen, intensity = choose_ranges(images.assign(unit=images["path"].map(units)), images["status"] == "ok", read)
+    unit_of = images["path"].map(units).fillna(images["path"])
+    chosen, intensity = choose_ranges(images.assign(unit=unit_of), images["status"] == "ok", read)
     ranges = map(ranges_of, chosen[images["status"] == "ok"].to_dict("records"))
     placed = (
         place(to_uint8(row["pixels"], pairs), size, channels)[None] for row, pairs in zip(good, ranges, strict=True)
@@ -126,16 +133,35 @@ def gather(
     return chosen.drop(columns="unit"), cells
 
 
+def of_one_kind(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The crops that were read; one with some of the channels of the others is skipped, a grey one is not.
+
+    NoUsableInput where none is left.
+    """
+    read = [row for row in rows if row["status"] == "ok"]
+    if not read:
+        raise NoUsableInput(f"none of the {len(rows)} crops can be read; the first: {rows[0]['note']}")
+    channels = max(row["pixels"].shape[2] for row in read)
+    for row in read:
+        count = row["pixels"].shape[2]
+        if count not in (1, channels):
+            note = f"{count} channels, others have {channels}; say which to use with --channels"
+            row |= {"status": "skipped", "reason": str(Reason.E_CHANNELS), "note": note, "pixels": None}
+    if channels not in GREY_OR_RGB:
+        say(f"crops: all {channels} channels are kept; --channels picks some")
+    return [row for row in read if row["status"] == "ok"]
+
+
 def describe(good: list[dict[str, Any]], metadata: pd.DataFrame, unit: str | None, size: int) -> pd.DataFrame:
-    """The cells table of ready crops: the unit is the source they were cut from."""
+    """The cells table of ready crops: the unit is the source they were cut from, none where nobody has named it."""
     import pandas as pd
 
     crops = metadata.loc[[row["path"] for row in good]].reset_index()
     sides = np.array([row["pixels"].shape[:2] for row in good])
     position = np.arange(len(good))
-    source = crops[unit].astype(str) if unit else crops["image"]
+    source = crops[unit].astype(str).map(first_spelling(crops[unit].astype(str))) if unit else crops["image"]
     cells = pd.DataFrame({
-        "item_id": crops["image"], "source_id": source, "unit": source,
+        "item_id": crops["image"], "source_id": source, "unit": source if unit else None,
         "source_hash": [row["pixel_hash"] for row in good], "source_print": [row["source_print"] for row in good],
         "group": crops["group"] if "group" in crops else [group_of(name) for name in crops["image"]],
         "path": crops["image"],

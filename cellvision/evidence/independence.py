@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellvision.branches.items import COLUMNS
 from cellvision.cells import families
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.io import filenames, tables
 from cellvision.io.images import prints
+from cellvision.io.spelling import spelling, told
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from cellvision.branches.items import Items
+
+
+UNIT_WORD = re.compile(
+    r"(?i)slide|patient|donor|subject|case|animal|mouse|rat|plate|well|dish|batch|replicate|experiment|run|image|field|fov"
+    r"|site|source|sample|culture"
+)
+FEW = 3  # items a value that a unit has at least, on average
+SHOWN = 3  # columns that are named
 
 
 def unit_column(items: Items, unit: str | None = None, units: Path | None = None) -> pd.Series:
@@ -33,9 +42,7 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     elif unit == "row":
         item_unit = table["source_id"]
     elif table["unit"].isna().all() and not unit:
-        raise ConfigError(
-            "rows of a table are not independent by themselves; name the column that is with --unit, or say --unit row"
-        )
+        raise ConfigError(unnamed(table))
     elif unit:
         column, tilde, pattern = unit.partition("~")
         if column not in table:
@@ -53,8 +60,34 @@ def unit_column(items: Items, unit: str | None = None, units: Path | None = None
     ties = [*copies(table).values(), table["source_id"]]
     if (item_unit != table["source_id"]).any():  # names that somebody wrote
         ties.append(item_unit.map(spelling))
-        _tell_spellings(item_unit)
+        if line := told(item_unit, "units"):
+            say(line)
     return joined(item_unit, ties)
+
+
+def unnamed(table: pd.DataFrame) -> str:
+    """The line that asks for units of rows or ready crops, with the columns that look like one."""
+    columns = ", ".join(like_units(table)[:SHOWN])
+    hint = f" (perhaps {columns})" if columns else ""
+    return (
+        "rows of a table, and ready crops, are not independent by themselves; name the column that is with "
+        f"--unit{hint}, or say --unit row"
+    )
+
+
+def like_units(table: pd.DataFrame) -> list[str]:
+    """Columns of text with few values and many items each, that are no class; those named like a unit come first."""
+    own = {*COLUMNS, "source_print", "path", "annotation", "mode", "label"}
+    texts = [name for name in table if name not in own and table[name].dtype.kind in "OT"]
+    classes = table["annotation"] if "annotation" in table else table["group"]
+    alike = []
+    for name in texts:
+        value = table[name].dropna().astype(str)
+        repeated = 2 <= value.nunique() <= len(value) / FEW
+        a_class = value.groupby(classes[value.index].astype(str)).nunique().max() == 1 if repeated else True
+        if repeated and not a_class:
+            alike.append(str(name))
+    return sorted(alike, key=lambda name: UNIT_WORD.search(name) is None)
 
 
 def copies(table: pd.DataFrame) -> dict[str, pd.Series]:
@@ -115,6 +148,8 @@ def notes_on(images: pd.DataFrame) -> Iterator[str]:
     yield from conflict_told(duplicates(read)[1])
     yield from families.told(read)
     yield from families.outputs_told(read["group"])
+    folders = read["path"].where(read["path"].str.contains("/"), read["group"]).str.split("/").str[0]
+    yield from filter(None, [told([*folders, *read["group"]], "groups")])
 
 
 def _of_sources(path: Path) -> pd.Series:
@@ -141,20 +176,6 @@ def _pattern(text: str) -> re.Pattern[str]:
     if pattern.groups < 1:
         raise ConfigError(f"--unit: {text!r} needs a group in parentheses, the part that names the unit")
     return pattern
-
-
-def spelling(name: str) -> str:
-    """What two spellings of one name have in common: case, spaces and the forms of Unicode set aside."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
-
-
-def _tell_spellings(unit: pd.Series) -> None:
-    """Which units are taken as one although they are not written alike."""
-    names = unit.drop_duplicates()
-    alike = [list(group) for _, group in names.groupby(names.map(spelling)) if len(group) > 1]
-    if alike:
-        example = " and ".join(map(repr, alike[0]))
-        say(f"units: {len(alike)} are spelled in several ways and taken as one, such as {example}")
 
 
 def joined(unit: pd.Series, ties: Sequence[pd.Series]) -> pd.Series:

@@ -49,9 +49,9 @@ def beside(paths: Iterable[str]) -> dict[str, str]:
     for path in paths:
         folder, _, name = path.rpartition("/")
         stem = PurePosixPath(name).stem
-        begins = [stem, *(stem[: cut.start()] for cut in reversed(list(CUT.finditer(stem))))]
-        origins = [in_folder[folder, begin] for begin in begins if in_folder.get((folder, begin), path) != path]
-        origins += [other for other in anywhere[stem] if other != path]
+        begins = [stem[: cut.start()] for cut in reversed(list(CUT.finditer(stem)))]
+        origins = [in_folder[folder, begin] for begin in begins if (folder, begin) in in_folder]
+        origins += [other for other in anywhere[stem] if other.rpartition("/")[0] != folder]
         if origins:
             origin[path] = origins[0]
     return origin

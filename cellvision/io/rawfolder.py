@@ -23,6 +23,7 @@ from cellvision.core.errors import NoUsableInput
 from cellvision.io import outputs
 from cellvision.io.images.pixels import Reason
 from cellvision.io.images.reader import SUFFIXES
+from cellvision.io.spelling import first_spelling
 
 Status = Literal["ok", "skipped", "ignored"]
 
@@ -180,20 +181,14 @@ def _junk(name: str) -> str:
 
 
 def _with_groups(state: _Scan) -> Iterator[Entry]:
-    """Settle the files that lie directly in the root, and note group names that are easily confused."""
+    """Settle the files that lie directly in the root, and take groups as one that are only spelled in two ways."""
     grouped = any(entry.status == "ok" and "/" in entry.relative for entry in state.entries)
     root_name = _printable(Path(state.root).name) or "root"
-    names: dict[str, set[str]] = {}
+    first = first_spelling(entry.group for entry in state.entries if entry.status == "ok" and entry.group)
     for entry in state.entries:
-        if entry.status == "ok" and entry.group:
-            key = unicodedata.normalize("NFC", entry.group).strip().casefold()
-            names.setdefault(key, set()).add(entry.group)
-    similar = {name: sorted(alike - {name}) for alike in names.values() if len(alike) > 1 for name in alike}
-    for entry in state.entries:
-        if entry.group in similar and entry.status == "ok":
-            others = ", ".join(map(repr, similar[entry.group]))
-            note = f"group {entry.group!r} differs only in case or spaces from {others}; rename if they are one"
-            yield replace(entry, reason=Reason.OK_NOTE, note=note)
+        if entry.status == "ok" and first.get(entry.group, entry.group) != entry.group:
+            note = f"group {entry.group!r} is taken as {first[entry.group]!r}, which differs only in case or spaces"
+            yield replace(entry, group=first[entry.group], reason=Reason.OK_NOTE, note=note)
         elif entry.group:
             yield entry
         elif grouped and entry.status == "ok":

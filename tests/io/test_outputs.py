@@ -48,7 +48,7 @@ def test_a_group_may_be_called_masks(tmp_path: Path) -> None:
 
 
 def test_the_image_a_file_may_be_made_of_is_found_by_name() -> None:
-    paths = ["a/f.tif", "a/f_2.tif", "b/f.png", "a/g.tif", "c/ff.tif"]
+    paths = ["a/f.tif", "a/g.png", "a/f_2.tif", "b/f.png", "a/g.tif", "c/ff.tif"]
     assert outputs.beside(paths) == {"a/f.tif": "b/f.png", "b/f.png": "a/f.tif", "a/f_2.tif": "a/f.tif"}
 
 

@@ -177,11 +177,12 @@ def test_folders_without_files_or_permission_have_a_row(raw, monkeypatch):
     assert found["a/x.zarr"].reason == "E_NOT_IMAGE"
 
 
-def test_groups_that_are_easily_confused_are_noted(raw):
+def test_groups_spelled_in_two_ways_are_one_and_noted(raw):
     put(raw, "Wild/1.png", "wild/1.png", "mutant/1.png", "mutant /1.png", "other/1.png")
     found = rows(raw)
-    assert {name for name, entry in found.items() if entry.reason == "OK_NOTE"} == set(found) - {"other/1.png"}
-    assert "'wild'" in found["Wild/1.png"].note
+    assert {entry.group for entry in found.values()} == {"Wild", "mutant", "other"}
+    assert {name for name, entry in found.items() if entry.reason == "OK_NOTE"} == {"wild/1.png", "mutant /1.png"}
+    assert "taken as 'Wild'" in found["wild/1.png"].note
 
 
 def test_no_folder_is_one_clear_line(tmp_path):

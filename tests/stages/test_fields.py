@@ -87,3 +87,11 @@ def test_masks_and_thumbnails_in_the_raw_folder_bring_no_cells(
     assert notes["masks/f0.png"] == "a label map, beside g/f0.png, no image"
     assert metrics_of(tmp_path / "cells")["cells"] == images["n_cells"].sum() == 24
     assert "the group 'masks' is called like outputs" in capsys.readouterr().err
+
+
+def test_groups_in_several_spellings_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, group in enumerate(["Café", "Cafe\u0301", "D01", "d01 ", "other"]):
+        put(tmp_path / "raw" / group / "1.png", pillow(some_discs(number), "PNG"))
+    images = segmented(tmp_path / "raw", tmp_path / "cells")
+    assert images["group"].nunique() == 3
+    assert "groups: 2 are spelled in several ways and taken as one" in capsys.readouterr().err
