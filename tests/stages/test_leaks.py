@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 from tiny_runs import STEPS, metrics_of, run
 
 from cellvision import ablate, cluster, embed, finetune, pretrain, report, segment
+from cellvision.branches import BRANCHES
 from cellvision.commandline.cli import main
 from cellvision.core.errors import LeakError
+from cellvision.evidence import seen, splits
 from cellvision.io import tensorfiles
+from cellvision.models import encoders
 
 
 def test_an_encoder_that_saw_the_test_fold_is_refused(
@@ -47,6 +54,45 @@ def test_a_renamed_copy_of_a_test_image_does_not_slip_through(
     segment.run(segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0), tmp_path / "cells")
     with pytest.raises(LeakError):
         run(finetune, tmp_path / "run", items=tmp_path / "cells", encoder=str(pretrained))
+
+
+def saved(path: Path, pixels: Any, **how: Any) -> None:
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path, **how)
+
+
+FORMS: dict[str, Callable[[Path, Path], object]] = {
+    "under another group": lambda old, to: shutil.copy(old, to / "other.png"),
+    "in a deeper folder": lambda old, to: shutil.copytree(old.parent, to / "deep" / "er", ignore=all_but(old.name)),
+    "a TIFF": lambda old, to: saved(to / "t.tif", Image.open(old)),
+    "a JPEG": lambda old, to: saved(to / "j.jpg", Image.open(old), quality=85),
+    "mirrored": lambda old, to: saved(to / "m.png", np.asarray(Image.open(old))[:, ::-1]),
+    "cropped by a pixel": lambda old, to: saved(to / "c.png", np.asarray(Image.open(old))[1:, 1:]),
+    "resized": lambda old, to: saved(to / "r.png", Image.open(old).resize((200, 160))),
+    "a grey JPEG": lambda old, to: saved(to / "g.jpg", Image.open(old).convert("L"), quality=90),
+}  # fmt: skip
+
+
+def all_but(name: str) -> Callable[[Any, list[str]], list[str]]:
+    return lambda folder, names: [other for other in names if other != name]
+
+
+def test_images_are_known_in_every_form(
+    simulated: Path, cells: Path, planned: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """A run of images that the encoder saw, each in another form, and of one that it did not see."""
+    table = splits.read(planned).table.set_index("source_id")["fold"]
+    path = pd.read_parquet(cells / "cells.parquet").groupby("source_id")["path"].first()
+    trained = [simulated / "raw" / name for name in path[table[path.index].to_numpy() == 1]]
+    unseen = simulated / "raw" / path[table[path.index].to_numpy() == 0].iloc[0]
+    for (form, write), old in zip({**FORMS, "new": FORMS["a TIFF"]}.items(), [*trained, unseen], strict=True):
+        (tmp_path / "raw" / form).mkdir(parents=True)
+        write(old, tmp_path / "raw" / form)
+    segment.run(segment.Config(segmenter="threshold", raw=tmp_path / "raw", workers=0), tmp_path / "cells")
+    items = BRANCHES.build({"name": "image"}, path=tmp_path / "cells").items
+    history = encoders.resolve(str(pretrained), BRANCHES.build({"name": "image"}, path=cells), np.arange(1), 0).seen
+    known = set(seen.overlap(history, items, None, np.arange(len(items.table))).names)
+    found = items.table.assign(known=items.table["source_id"].isin(known)).groupby("group")["known"].all()
+    assert found.to_dict() == {**dict.fromkeys(FORMS, True), "new": False}
 
 
 def test_an_ablation_and_its_page_say_what_an_arm_has_seen(
