@@ -203,8 +203,8 @@ def run_ablate(data: Data, out: Path, seed: int) -> None:
 
 
 def stages_of(kind: str) -> list[Callable[[Data, Path, int], None]]:
-    image = kind in ("crops", "images", "frames")
-    return [run_finetune, run_embed, run_ablate, *([run_pretrained] if image else [run_importance])]
+    more = {"crops": [run_pretrained], "images": [run_pretrained], "frames": [run_pretrained], "traces": []}
+    return [run_finetune, run_embed, run_ablate, *more.get(kind, [run_importance])]
 
 
 def scores_of(out: Path) -> list[Score]:
