@@ -200,8 +200,10 @@ def run_child(task: tuple[Config, Child, Path]) -> dict[str, Any]:
 def stamps_of(results: pd.DataFrame, probe: list[str], of_all: list[str]) -> list[str]:
     """What arms and the probe have to say, without what is said of all of them."""
     runs = {f"arm {arm!r}": list(rows["stamps"]) for arm, rows in results.groupby("arm", sort=False)}
-    own = {name: [[stamp for stamp in run if stamp not in of_all] for run in of_runs] for name, of_runs in runs.items()}
-    return seen.of_children(own | {"the linear probe": [probe]})
+    special = {
+        name: [[stamp for stamp in stamps if stamp not in of_all] for stamps in each] for name, each in runs.items()
+    }
+    return seen.of_children(special | {"the linear probe": [probe]})
 
 
 def finetune_config(cfg: Config, child: Child, out: Path) -> finetune.Config:

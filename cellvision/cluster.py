@@ -144,8 +144,8 @@ def compared(cfg: Config, branch: Branch, cluster: NDArray) -> dict[str, Any]:
 
     table = branch.items.table
     unit = table[cfg.unit] if cfg.unit else table["unit"]
-    known = unit.notna().any()
-    unit = unit if known else table["source_id"]
+    has_units = bool(unit.notna().any())
+    unit = unit if has_units else table["source_id"]
     rows = (table[cfg.target].notna() & unit.notna()).to_numpy()
     label, units, clusters = table[cfg.target][rows].to_numpy(str), unit[rows].to_numpy(str), cluster[rows]
     rng = generator(cfg.seed, "labels by lot")
@@ -154,7 +154,7 @@ def compared(cfg: Config, branch: Branch, cluster: NDArray) -> dict[str, Any]:
         "ari": neighbours.agreement(label, clusters),
         "ari_by_lot": float(np.quantile(lots, 0.95)),
         "ari_units": len(set(units)),
-        "stamps": [] if known else ["rows assumed independent"],
+        "stamps": [] if has_units else ["rows assumed independent"],
     }
 
 

@@ -226,7 +226,7 @@ def single(signatures: NDArray[np.uint64], unit: NDArray[np.str_]) -> NDArray[np
 
 
 def by_chance(signatures: NDArray[np.uint64], unit: NDArray[np.str_], sources: int) -> float:
-    """Share of rows that would agree with as many sources of other units, at most.
+    """(n, d) signatures, (n,) units -> share of rows that would agree with as many sources of other units, at most.
 
     Half of the units are looked up in the other half, signature by signature and row by row.
     """
@@ -298,7 +298,7 @@ def packed(seen: Seen) -> dict[str, NDArray[Any]]:
 
 
 def unpacked(arrays: dict[str, NDArray[Any]]) -> Seen:
-    """What `packed` made; ConfigError for arrays that it did not make."""
+    """(n,) arrays by name, as `packed` made them -> what they tell; ConfigError for others."""
     try:
         facts = json.loads(arrays["facts"].astype(np.uint8).tobytes())
         marks = {kind: np.sort(arrays[kind].astype(np.int64).view(np.uint64).ravel()) for kind in KINDS}

@@ -113,11 +113,11 @@ def resolve(
     """
     if splits is None:
         return make(items, independence.unit_column(items, unit, units), folds, targets.strata(items, target))
-    found = of_these_items(read(splits), items)
+    given = of_these_items(read(splits), items)
     ties = independence.copies(items.table)
     if unit or units:
         ties["items of one unit"] = independence.unit_column(items, unit, units)
-    return coarsened(found, items, ties)
+    return coarsened(given, items, ties)
 
 
 def of_these_items(given: Splits, items: Items) -> Splits:

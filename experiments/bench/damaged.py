@@ -280,12 +280,13 @@ def write_runs(folder: Path) -> None:
     from cellvision import cluster
     from cellvision.core.config import build
     from cellvision.io import geojson, labelmaps, tensorfiles
+    from cellvision.models import encoders
 
     tensors = {"network.a": torch.arange(6.0).view(2, 3), "head.b": torch.ones(2, dtype=torch.int64)}
     tensorfiles.write(folder / "model" / "weights.safetensors", tensors)
     schema = {"geometry": {"size": 32, "scale": 1.0, "context": 0.1, "channels": 3}, "size": 32, "view": "context"}
     facts = {"network": "resnet10t", "branch": "image", "schema": schema, "seen": ["a"], "origin": "random"}
-    files.write_json(folder / "model" / "encoder.json", {"schema_version": 1, **facts})
+    files.write_json(folder / "model" / "encoder.json", {"schema_version": encoders.SCHEMA, **facts})
     cut = {"segmenter": {"name": "threshold"}, "mode": "cell", "modes": {"a": "object"}, "read": {"frames": "first"}}
     bundle = {"classes": ["a", "b"], "target": "group", "strategy": {"name": "inherit"}, "branch": {"name": "image"}}
     files.write_json(folder / "model" / "bundle.json", bundle | {"segment": cut, "segmenter": "t", "units": 4})
