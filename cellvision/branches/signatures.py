@@ -32,7 +32,7 @@ def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(…) 64-bit numbers -> (…), each another one that looks random (splitmix64: Steele et al. 2014)."""
+    """(n, …) 64-bit numbers -> (n, …), each another one that looks random (splitmix64: Steele et al. 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -40,7 +40,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def two_digits(values: NDArray[Any]) -> NDArray[np.int64]:
-    """(…) -> (…) whole numbers that keep sign, size and two digits, in their order; 0 for 0 and gaps."""
+    """(n, …) -> (n, …) whole numbers that keep sign, size and two digits, in their order; 0 for 0 and gaps."""
     size = np.abs(np.where(np.isfinite(values), values, 0).astype(np.float64))
     exponent = np.floor(np.log10(np.where(size > 0, size, 1)))
     digits = np.rint(size / 10.0 ** (exponent - 1))

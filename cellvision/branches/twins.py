@@ -47,7 +47,7 @@ def of_rows(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def significant(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
-    """(…) -> (…), rounded to so many digits."""
+    """(n, …) -> (n, …), rounded to so many digits."""
     size = np.floor(np.log10(np.where(values != 0, np.abs(values), 1)))
     return np.rint(values * 10.0 ** (digits - 1 - size)) * 10.0 ** (size + 1 - digits)
 

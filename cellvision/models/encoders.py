@@ -143,7 +143,7 @@ def unknown(path: Path) -> Seen:
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], State, Seen | None]:
-    """Tensors (…) of a file by name -> weights of the network, fitted state, and what they have seen, if it is told."""
+    """Tensors (n, …) of a file by name -> weights of the network, fitted state, what was seen, if told."""
     weights = {key.removeprefix(WEIGHTS_OF): value for key, value in tensors.items() if key.startswith(WEIGHTS_OF)}
     state = {key.removeprefix(STATE): value.numpy() for key, value in tensors.items() if key.startswith(STATE)}
     history = tensorfiles.history(tensors)
