@@ -308,6 +308,8 @@ def pixels_of(job: Job, shape: tuple[int, ...]) -> tuple[NDArray[Any] | None, st
     path = job.image["path"]
     if job.source is None or not job.source.is_file():
         return None, f"no intensities for {path!r}: the image is not at {job.source}; say where with --raw"
+    if job.image.get("channel_files") is not None:
+        return None, f"no intensities for {path!r}: its channels are files of their own"
     try:
         image = read_as(job.source, job.read)
     except ImageError as error:

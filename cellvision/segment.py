@@ -39,7 +39,7 @@ from cellvision.core.progress import say, track
 from cellvision.core.rundir import RunDir, content_of
 from cellvision.evidence import independence, labelscores, maskhistory
 from cellvision.executors import local
-from cellvision.io import labelmaps, outputs, rawfolder
+from cellvision.io import channelfiles, labelmaps, outputs, rawfolder
 from cellvision.io.images.reader import ImageError, Limits, Reason
 from cellvision.io.rawfolder import Entry
 from cellvision.plots.cells import preview
@@ -50,7 +50,7 @@ from cellvision.segmenters.slow import Slow, announce
 if TYPE_CHECKING:
     import pandas as pd
 
-REVISION = 10
+REVISION = 11
 PARTS = "parts"
 SAMPLED = 32  # images whose tiles are counted for the estimate of the time
 
@@ -62,6 +62,7 @@ class Config(StageConfig):
     segmenter: SegmenterConfig = option(
         "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"
     )
+    join_channels: bool = option(False, "files that differ only in their channel (_w1 _w2 …) are one image")
     masks: Path | None = option(
         None,
         "folder of label maps that mirrors --raw (TIFF, PNG, GeoJSON, ImageJ ROI zip), in place of a segmenter",
@@ -97,8 +98,8 @@ class Config(StageConfig):
     uses: ClassVar[tuple[str, ...]] = ("seed", "workers", "device", "strict")
     rules: ClassVar[tuple[Only, ...]] = (
         Only(("segmenter",), lambda cfg: cfg.masks is None, "without --masks, which takes its place"),
-        Only(("segmenter", "masks", "annotations", "drop", "mode", "modes", "context", "size", "scale", "truth"),
-             lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
+        Only(("segmenter", "join_channels", "masks", "annotations", "drop", "mode", "modes", "context", "size", "scale",
+              "truth"), lambda cfg: cfg.crops is None, "with --raw; --crops are cut already"),
         Only(("device",), lambda cfg: cfg.device == "cpu" or on_device(cfg), "with a segmenter that is a network"),
         Only(("unit",), lambda cfg: cfg.crops is not None, "with --crops"),
         Only(("truth_by", "truth_unit"), lambda cfg: cfg.truth is not None, "with --truth"),
@@ -155,7 +156,8 @@ def run(cfg: Config, out: Path) -> None:
 def scan_images(cfg: Config) -> list[Entry]:
     """Every file below `--raw`, hashed. NoUsableInput where there are no images."""
     assert cfg.raw is not None
-    return rawfolder.scan_folder(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
+    entries = rawfolder.scan_folder(cfg.raw, follow_symlinks=cfg.read.follow_symlinks)
+    return channelfiles.joined(entries) if cfg.join_channels else entries
 
 
 def take_ready_crops(cfg: Config, folder: Path, out: Path) -> None:

@@ -38,6 +38,7 @@ SSL_VIEWS = 2  # of every item in a step
 FEW_STEPS, FEWEST_STEPS = 100, 20  # of a fine-tuning: with fewer one seed is enough; never fewer than the second
 SHARED = (
     "raw",
+    "join_channels",
     "masks",
     "annotations",
     "drop",
@@ -53,6 +54,7 @@ class Config(StageConfig):
     """Options of `study`."""
 
     raw: Path = option(..., "folder with a sub-folder of images for each group", runtime=True)
+    join_channels: bool = option(False, "files that differ only in their channel (_w1 _w2 …) are one image")
     masks: Path | None = option(None, "folder of label maps in place of a segmenter, as in segment", runtime=True)
     segmenter: SegmenterConfig = option(
         "auto", "what finds the cells; auto: cellpose on a GPU with its weights, else nano"

@@ -14,6 +14,7 @@ from cellvision.cells import brightness
 from cellvision.cells.brightness import Intensity, Ranges, Scale
 from cellvision.core.config import Only, StageModel, option
 from cellvision.core.progress import say
+from cellvision.io import channelfiles
 from cellvision.io.images.intensity import to_uint8
 from cellvision.io.images.pixels import Channels, picked
 from cellvision.io.images.reader import Image, ImageError, Limits, Reason, read_image
@@ -118,6 +119,9 @@ def crop_pixels(entry: Entry, cfg: ReadConfig, ranges: Ranges) -> NDArray[np.uin
 
 def _unchanged(entry: Entry, cfg: ReadConfig, channels: Channels) -> Image:
     """The image, as it was when the folder was listed, with channels that somebody has chosen among."""
+    if entry.parts:  # whoever joins channels wants all of them
+        chosen = (channels or None) if cfg.channels is not None else None
+        return channelfiles.read(entry, cfg.frames, chosen, Limits(max_megapixels=cfg.max_megapixels))
     image = read_as(entry.path, cfg, channels)
     if image.sha256 != entry.sha256:
         raise ImageError(Reason.E_CHANGED, "the file changed after the folder was listed; run again when it is at rest")

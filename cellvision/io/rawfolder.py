@@ -39,6 +39,15 @@ SLUG_LENGTH = 80  # characters of the readable part of an image_id
 
 
 @dataclass(frozen=True)
+class Part:
+    """The file of one channel of an image."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One file, or one folder that is not entered; `relative` is printable UTF-8, `path` is what the system knows."""
 
@@ -51,6 +60,7 @@ class Entry:
     note: str = ""
     sha256: str = ""  # of the content, once somebody has read it
     maps: tuple[Path, ...] = ()  # label maps that may be of its cells, one where all is well
+    parts: tuple[Part, ...] = ()  # of an image whose channels are files of their own; the first is this file
     origin: str = ""  # another file, which this one may have been made of, such as a mask of it
 
 
