@@ -35,7 +35,7 @@ def image_row(entry: Entry, status: str, reason: str, note: str, image: Image | 
         "image_id": entry.image_id, "path": entry.relative, "group": entry.group,
         "status": status, "reason": str(reason), "note": note, "height": None, "width": None, "sha256": None,
         "pixel_hash": None, "source_print": "", "pixel_size_um": None,
-        "channel_files": [part.path.name for part in entry.parts] or None,
+        "channel_files": [channel.path.name for channel in entry.parts] or None,
         "channel_names": None, **brightness.UNMEASURED, **hygiene.EMPTY,
     }  # fmt: skip
     if image is not None:

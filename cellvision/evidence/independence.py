@@ -77,8 +77,8 @@ def unnamed(table: pd.DataFrame) -> str:
 
 def like_units(table: pd.DataFrame) -> list[str]:
     """Columns of text with few values and many items each, that are no class; those named like a unit come first."""
-    own = {*COLUMNS, "source_print", "path", "annotation", "mode", "label"}
-    texts = [name for name in table if name not in own and table[name].dtype.kind in "OT"]
+    no_units = {*COLUMNS, "source_print", "path", "annotation", "mode", "label"}
+    texts = [name for name in table if name not in no_units and table[name].dtype.kind in "OT"]
     classes = table["annotation"] if "annotation" in table else table["group"]
     alike = []
     for name in texts:

@@ -67,15 +67,18 @@ def _one_image(channels: dict[str, Entry], expected: tuple[str, ...]) -> list[En
 def read(entry: Entry, frames: Frames, channels: Channels | None, limits: Limits) -> Image:
     """The image of an entry with parts. ImageError where they changed, are not grey, or differ in size or depth."""
     images = []
-    for part in entry.parts:
-        image = read_image(part.path, frames=frames, limits=limits)
-        if image.sha256 != part.sha256:
-            raise ImageError(Reason.E_CHANGED, f"the file of channel {part.name} changed after the folder was listed")
-        images.append(replace(image, pixels=_grey(image.pixels, part.name)))
+    for file in entry.parts:
+        image = read_image(file.path, frames=frames, limits=limits)
+        if image.sha256 != file.sha256:
+            raise ImageError(Reason.E_CHANGED, f"the file of channel {file.name} changed after the folder was listed")
+        images.append(replace(image, pixels=_grey(image.pixels, file.name)))
     kinds = {(image.pixels.shape, image.dtype) for image in images}
     if len(kinds) > 1:
         raise ImageError(Reason.E_CHANNELS, "the files of its channels differ in size or depth; export them alike")
-    pixels, names = np.concatenate([image.pixels for image in images], axis=2), [part.name for part in entry.parts]
+    pixels, names = (
+        np.concatenate([image.pixels for image in images], axis=2),
+        [channel.name for channel in entry.parts],
+    )
     if channels is not None:
         pixels, names = picked(pixels, channels, names)
     notes = tuple(dict.fromkeys(note for image in images for note in image.notes))

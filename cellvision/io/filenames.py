@@ -19,15 +19,15 @@ def match(given: Sequence[str], there: Sequence[str]) -> list[int | None]:
     A name is a path, or its end, or has a path at its end; only where that finds none are capitals and then suffixes
     left aside.
     """
-    found: dict[str, int | None] = {}
+    position: dict[str, int | None] = {}
     for spelled in (plain, _folded, _bare):
         whole, ends = _index(there, spelled)
         for name in dict.fromkeys(given):
-            if name not in found:
+            if name not in position:
                 at = _answer(spelled(name), whole, ends)
                 if at:
-                    found[name] = at[0] if len(at) == 1 else None
-    return [found.get(name) for name in given]
+                    position[name] = at[0] if len(at) == 1 else None
+    return [position.get(name) for name in given]
 
 
 def refuse_strangers(given: Sequence[str], positions: Iterable[int | None], there: Sequence[str], where: str) -> None:
