@@ -101,7 +101,7 @@ def test_tables_go_through_the_same_verbs(table: Path, tmp_path: Path) -> None:
         "items": table, "branch": "tabular", "encoder": "mlp-16-8", "unit": "donor", "target": "y", "tune": "whole",
         "loop": {"steps": 60, "batch": 32, "lr": 0.01},
     }  # fmt: skip
-    with pytest.raises(ConfigError, match="rows of a table are not independent"):
+    with pytest.raises(ConfigError, match="rows of a table, and ready crops, are not independent"):
         run(finetune, tmp_path / "no unit", **common | {"unit": None})
     found = metrics_of(run(finetune, tmp_path / "run", **common))
     assert found["balanced_accuracy"] > 0.8
