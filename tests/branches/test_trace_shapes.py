@@ -181,7 +181,7 @@ def test_matrices_cell_arrays_and_structs_are_the_same_traces(tmp_path: Path, wr
     branch = opened(tmp_path / "a.mat", group="kind")
     np.testing.assert_array_equal(traces(branch), VALUES)
     assert branch.items.table["group"].tolist() == LABELS
-    with pytest.raises(ConfigError, match="rows of a table are not independent"):
+    with pytest.raises(ConfigError, match="rows of a table, and ready crops, are not independent"):
         splits.resolve(branch.items, None, None, None)
 
 

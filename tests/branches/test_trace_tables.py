@@ -21,7 +21,7 @@ def test_wide_tables_have_channels_and_gaps(tmp_path: Path) -> None:
     values = branch.traces.take(np.arange(2))
     assert np.array_equal(values[0, 0], [np.nan] * 3 + [1] * 5, equal_nan=True)
     assert np.array_equal(values[1, 1], [4] * 7 + [np.nan], equal_nan=True)
-    with pytest.raises(ConfigError, match="rows of a table are not independent"):
+    with pytest.raises(ConfigError, match="rows of a table, and ready crops, are not independent"):
         splits.resolve(branch.items, None, None, None)
     assert splits.resolve(branch.items, None, "ID~(.)", None).table["unit"].tolist() == ["a", "b"]
     assert opened(tmp_path / "t.csv", channels=["AKT"]).traces.shape == (1, 8)
