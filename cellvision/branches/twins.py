@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellvision.branches.signatures import mixed
+from cellvision.io.components import linked
 
 DECIMALS = (5, 4, 3, 2, 1)  # to which a copy may be rounded
 DIGITS = (6, 5, 4)  # in which rows agree that are the same, in single or double precision, or rounded
@@ -22,8 +23,6 @@ def of_rows(values: NDArray[np.float64]) -> NDArray[np.int64]:
     Rows are one where they agree to single precision, or where one of them is the other, rounded; and where the columns
     are so many and so fine that different rows do not agree by chance.
     """
-    import scipy.sparse as sparse
-
     count, columns = values.shape
     pairs = [np.zeros((2, 0), np.int64)]
     if count > 1 and columns:
@@ -41,8 +40,7 @@ def of_rows(values: NDArray[np.float64]) -> NDArray[np.int64]:
                 both = equal(rounded)
                 pairs.append(both[:, is_rounded[both[0]] | is_rounded[both[1]]])
     first, second = np.concatenate(pairs, axis=1)
-    graph = sparse.coo_matrix((np.ones(len(first), np.int8), (first, second)), (count, count))
-    label = sparse.csgraph.connected_components(graph, directed=False)[1].astype(np.int64)
+    label = linked(first, second, count)
     return np.where(np.bincount(label, minlength=count)[label] > 1, label, -1)
 
 

@@ -1,4 +1,4 @@
-"""Connected components: the one place where pixels that hang together get a number."""
+"""Connected components: the one place where what hangs together gets a number, pixels or anything with links."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def measured_components(
 
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
     return np.asarray(labels, np.int32), np.asarray(boxes, np.int32)
+
+
+def linked(first: NDArray[np.integer], second: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """(m,), (m,) both ends of each link between 0..count-1 -> (count,) number of the component that each is in."""
+    from scipy import sparse
+
+    graph = sparse.coo_matrix((np.ones(len(first), np.int8), (first, second)), (count, count))
+    return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1], np.int64)
 
 
 def parts_of(labels: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from cellvision.core.config import PluginConfig, StageModel, build, fingerprint,
 from cellvision.core.errors import ConfigError
 from cellvision.core.rng import generator
 from cellvision.core.yamlfiles import read_yaml
+from cellvision.io.components import linked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -258,15 +259,11 @@ def keys_of(name: str, table: pd.DataFrame, key: str) -> list[str]:
 
 def shared_hash(hashes: list[NDArray[np.str_]], there: list[NDArray[np.bool_]]) -> list[str]:
     """(parts) of (n,) content hashes -> (n,) the smallest hash among all items that are connected by equal ones."""
-    import scipy.sparse as sparse
-
     count = len(hashes[0])
     items = np.concatenate([np.flatnonzero(present) for present in there])
     hashes_there = [part_hashes[present] for part_hashes, present in zip(hashes, there, strict=True)]
     values, code = np.unique(np.concatenate(hashes_there), return_inverse=True)
-    size = count + len(values)
-    graph = sparse.coo_matrix((np.ones(len(items), np.int8), (items, count + code)), (size, size))
-    component = sparse.csgraph.connected_components(graph, directed=False)[1]
+    component = linked(items, count + code, count + len(values))
     smallest = {which: str(value) for which, value in zip(component[count:][::-1], values[::-1], strict=True)}
     return [smallest[which] for which in component[:count]]
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cellvision.io.components import linked
+
 Whole = NDArray[np.int64]
 SIDE = 32  # blocks along a side that the picture is averaged over
 ORDERS = 16  # cosines along a side that are kept
@@ -56,13 +58,22 @@ def print_of(pixels: NDArray[np.uint8]) -> str:
 
 def joined(prints: Sequence[str]) -> NDArray[np.int64]:
     """(n,) prints -> (n,) labels, equal for pictures that are linked by likeness; without a print each its own."""
-    import scipy.sparse as sparse
+    place = {text: number for number, text in enumerate(sorted({*filter(None, prints)}))}
+    component = _linked(tuple(place))
+    label: dict[int, int] = {}  # in the order of the pictures
+    return np.array(
+        [
+            label.setdefault(component[place[text]], len(label)) if text else len(place) + row
+            for row, text in enumerate(prints)
+        ],
+        np.int64,
+    )
 
-    place = {text: number for number, text in enumerate(dict.fromkeys(filter(None, prints)))}
-    first, second = _alike(list(place), list(place))
-    graph = sparse.coo_matrix((np.ones(len(first), np.int8), (first, second)), (len(place), len(place)))
-    label = sparse.csgraph.connected_components(graph, directed=False)[1]
-    return np.array([label[place[text]] if text else len(place) + row for row, text in enumerate(prints)], np.int64)
+
+@functools.lru_cache(maxsize=1)  # a run asks for its units, its splits and its stamps
+def _linked(texts: tuple[str, ...]) -> NDArray[np.int64]:
+    """(n,) different prints -> (n,) number of the picture that each is of."""
+    return linked(*_alike(texts, texts), len(texts))
 
 
 def near(prints: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
