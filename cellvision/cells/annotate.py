@@ -43,9 +43,7 @@ def read(path: Path, images: pd.DataFrame) -> pd.DataFrame:
     numbers = tables.numeric(given, coordinates, path).set_axis(list(kinds[0]), axis=1)
     table = given.frame.drop(columns=coordinates).rename(columns={spelled[name]: name for name in NAMED})
     table = table.assign(**numbers, label=tables.labels(path, [spelled["label"]]).iloc[:, 0].to_numpy())
-    nameless = table["image"].isna().to_numpy()
-    if nameless.any():
-        raise ConfigError(f"{tables.place(path, int(nameless.argmax()))}, column 'image': no image is named")
+    tables.refuse(path, table["image"].isna(), ", column 'image': no image is named")
     positions = filenames.match(table["image"].tolist(), images["path"].tolist())
     filenames.refuse_strangers(table["image"].tolist(), positions, images["path"].tolist(), str(path))
     ids = images["image_id"].tolist()

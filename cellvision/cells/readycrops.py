@@ -36,14 +36,11 @@ def read_metadata(metadata: Path, unit: str | None) -> pd.DataFrame:
     ConfigError for missing columns, a row without an image, or an image named twice.
     """
     table = tables.read_text(metadata, [name for name in ("image", "label", unit) if name])
-    if unit and (homeless := table[unit].fillna("").str.strip().eq("").to_numpy()).any():
-        row = tables.place(metadata, int(homeless.argmax()))
-        raise ConfigError(
-            f"{row}, column {unit!r}: {int(homeless.sum())} crops have no unit; name it, or leave them out"
-        )
-    nameless = table["image"].isna().to_numpy()
-    if nameless.any():
-        raise ConfigError(f"{tables.place(metadata, int(nameless.argmax()))}, column 'image': no image is named")
+    if unit:
+        homeless = table[unit].fillna("").str.strip().eq("")
+        count = int(homeless.sum())
+        tables.refuse(metadata, homeless, f", column {unit!r}: {count} crops have no unit; name it, or leave them out")
+    tables.refuse(metadata, table["image"].isna(), ", column 'image': no image is named")
     table["label"] = tables.labels(metadata, ["label"])["label"].to_numpy()
     empty = table["label"].isna().to_numpy()
     if empty.any():

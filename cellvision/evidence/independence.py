@@ -14,6 +14,7 @@ from cellvision.cells import families
 from cellvision.core.errors import ConfigError
 from cellvision.core.progress import say
 from cellvision.io import filenames, tables
+from cellvision.io.components import linked
 from cellvision.io.images import prints
 from cellvision.io.spelling import spelling, told
 
@@ -155,9 +156,8 @@ def notes_on(images: pd.DataFrame) -> Iterator[str]:
 def _of_sources(path: Path) -> pd.Series:
     """source_id -> unit as a CSV says it. ConfigError for a source without unit, or with two."""
     given = tables.read_text(path, ("source_id", "unit"))
-    empty = (given[["source_id", "unit"]].isna() | given[["source_id", "unit"]].eq("")).any(axis=1).to_numpy()
-    if empty.any():
-        raise ConfigError(f"{tables.place(path, int(empty.argmax()))}: a source and its unit are needed, one is empty")
+    empty = (given[["source_id", "unit"]].isna() | given[["source_id", "unit"]].eq("")).any(axis=1)
+    tables.refuse(path, empty, ": a source and its unit are needed, one is empty")
     again = given.groupby("source_id")["unit"].transform("first").ne(given["unit"]).to_numpy()
     if again.any():
         row = given.iloc[int(again.argmax())]
@@ -183,16 +183,13 @@ def joined(unit: pd.Series, ties: Sequence[pd.Series]) -> pd.Series:
 
     A missing value ties nothing. A unit of several names has the first of them.
     """
-    import scipy.sparse as sparse
-
     columns = [column.astype("category").cat for column in (unit, *ties)]
     starts = np.cumsum([0, *(len(column.categories) for column in columns)])
     home = columns[0].codes.to_numpy(np.int64)
     edges = [(home[tie.codes >= 0], tie.codes[tie.codes >= 0].to_numpy(np.int64) + start)
              for tie, start in zip(columns[1:], starts[1:], strict=False)]  # fmt: skip
     rows, ends = (np.concatenate([edge[side] for edge in edges]) for side in (0, 1))
-    graph = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, ends)), (starts[-1], starts[-1]))
-    component = sparse.csgraph.connected_components(graph, directed=False)[1][: starts[1]]
+    component = linked(rows, ends, starts[-1])[: starts[1]]
     first = np.unique(component, return_index=True, return_inverse=True)
     names = columns[0].categories.to_numpy()[first[1]][first[2]]
     return unit.map(dict(zip(columns[0].categories, names, strict=True)))

@@ -77,13 +77,13 @@ def read(path: Path) -> Splits:
     table = given.frame
     tables.need(table, [*columns, "fold"], path)
     folds = tables.numeric(given, ["fold"], path)["fold"]
-    _refuse(path, "a fold is a whole number from -1 on", folds.mod(1).ne(0) | folds.lt(NEVER_TESTED))
+    tables.refuse(path, folds.mod(1).ne(0) | folds.lt(NEVER_TESTED), ": a fold is a whole number from -1 on")
     table["fold"] = folds.astype(int)
     for name in columns:
         table[name] = table[name].fillna("").map(files.alive)
     for name in ("source_id", "unit"):
-        _refuse(path, f"the {name} is empty", table[name].str.strip().eq(""))
-    _refuse(path, "this source stands above, too; a source has one fold", table["source_id"].duplicated())
+        tables.refuse(path, table[name].str.strip().eq(""), f": the {name} is empty")
+    tables.refuse(path, table["source_id"].duplicated(), ": this source stands above, too; a source has one fold")
     gaps = set(range(table["fold"].max() + 1)) - set(table["fold"])
     if gaps:
         raise ConfigError(f"{path}: folds are numbered from 0 without gaps; there is no fold {min(gaps)}")
@@ -91,12 +91,6 @@ def read(path: Path) -> Splits:
     if (straddling > 1).any():
         raise LeakError(f"unit {straddling.idxmax()!r} stands in more than one fold of {path}; a unit belongs to one")
     return Splits(table)
-
-
-def _refuse(path: Path, why: str, wrong: pd.Series) -> None:
-    """ConfigError for the first of (n,) rows that is wrong."""
-    if wrong.any():
-        raise ConfigError(f"{tables.place(path, int(wrong.to_numpy().argmax()))}: {why}")
 
 
 def resolve(

@@ -216,6 +216,12 @@ def place(path: Path, row: int) -> str:
     return f"{path}, line {line}"
 
 
+def refuse(path: Path, wrong: pd.Series, why: str) -> None:
+    """ConfigError with the line of the first of (n,) rows that is wrong."""
+    if wrong.any():
+        raise ConfigError(f"{place(path, int(wrong.to_numpy().argmax()))}{why}")
+
+
 def as_numbers(table: pd.DataFrame, path: Path, first: int = 0) -> pd.DataFrame:
     """Columns of text as numbers; ConfigError names the first cell that is none. `first`: number of the first row."""
     import pandas as pd
