@@ -409,12 +409,10 @@ def report_to_person(out: Path) -> None:
         if row["status"] != "ok":
             say(f"ablate: {row['arm']}: {row['status']}")
             continue
-        value, low, high = (row[f"balanced_accuracy{suffix}"] for suffix in ("", "_low", "_high"))
-        text = f"{value:.3f} ({low:.3f} to {high:.3f}), {row['units']:.0f} units"
+        text = f"{scoring.told(row, 'balanced_accuracy')}, {row['units']:.0f} units"
         if row["arm"] in pairs:
             pair = pairs[row["arm"]]
-            value, low, high = (pair[f"difference{suffix}"] for suffix in ("", "_low", "_high"))
-            text += f"; {value:+.3f} ({low:+.3f} to {high:+.3f}) to {pair['reference']!r}"
+            text += f"; {scoring.told(pair, 'difference', '+')} to {pair['reference']!r}"
         say(f"ablate: {row['arm']}: {text}")
     path = out / "metrics.json"
     for stamp in files.read_json(path)["stamps"] if path.exists() else ():

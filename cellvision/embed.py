@@ -169,14 +169,11 @@ def report_to_person(out: Path) -> None:
     if "not_probed" in summary:
         say(f"embed: {summary['items']} items -> {out}; not probed: {summary['not_probed']}")
         return
-    knn, linear, chance = (
-        summary[name] for name in ("knn_balanced_accuracy", "linear_balanced_accuracy", "linear_chance")
-    )
-    low, high = (summary[f"linear_balanced_accuracy_{end}"] for end in ("low", "high"))
-    units = scoring.units_told(summary, "linear_balanced_accuracy")
+    linear = "linear_balanced_accuracy"
     say(
-        f"embed: linear {linear:.3f} ({low:.3f} to {high:.3f}), kNN {knn:.3f}, chance {chance:.3f}; "
-        f"{summary['linear_level']}s of {units}, unseen -> {out}"
+        f"embed: linear {scoring.told(summary, linear)}, kNN {summary['knn_balanced_accuracy']:.3f}, "
+        f"chance {summary['linear_chance']:.3f}; {summary['linear_level']}s of "
+        f"{scoring.units_told(summary, linear)}, unseen -> {out}"
     )
     if summary["plain_models"]:
         plain = (f"{name} {summary[f'baseline_{name}']:.3f}" for name in summary["plain_models"])

@@ -347,16 +347,14 @@ def report_to_person(out: Path) -> None:
     if "balanced_accuracy" not in metrics:
         say(f"finetune: trained on everything, so there is no score; the bundle is {out / 'model'}")
         return
-    low, high = (metrics[f"balanced_accuracy_{suffix}"] for suffix in ("low", "high"))
     units = scoring.units_told(metrics, "balanced_accuracy")
     say(
-        f"finetune: balanced accuracy {metrics['balanced_accuracy']:.3f} ({low:.3f} to {high:.3f}) over "
+        f"finetune: balanced accuracy {scoring.told(metrics, 'balanced_accuracy')} over "
         f"{metrics['scored']} {metrics['level']}s of {units}; chance {metrics['chance']:.3f} -> {out}"
     )
     for name in metrics.get("plain_models", []):
-        value = metrics[f"baseline_{name}"]
-        above, low, high = (metrics[f"above_{name}{end}"] for end in ("", "_low", "_high"))
-        say(f"finetune: baseline {name} {value:.3f}; the network is {above:+.3f} ({low:+.3f} to {high:+.3f}) above")
+        value, above = metrics[f"baseline_{name}"], scoring.told(metrics, f"above_{name}", "+")
+        say(f"finetune: baseline {name} {value:.3f}; the network is {above} above")
     if "probe_item_random" in metrics:
         say(f"finetune: linear probe of {metrics['probe_encoder']}: {scoring.inflation_told(metrics)}")
     for stamp in metrics["stamps"]:

@@ -165,10 +165,9 @@ def report_to_person(out: Path) -> None:
     metrics = files.read_json(out / "metrics.json")
     first = ", ".join(files.read_csv(out / "importance.csv")["feature"].head(10).astype(str))
     overlap = next((f"{value:.2f}" for key, value in metrics.items() if key.endswith("_jaccard")), "unknown")
-    value, low, high = (metrics[f"balanced_accuracy{end}"] for end in ("", "_low", "_high"))
-    units = scoring.units_told(metrics, "balanced_accuracy")
+    score, units = scoring.told(metrics, "balanced_accuracy"), scoring.units_told(metrics, "balanced_accuracy")
     say(
-        f"importance: balanced accuracy {value:.3f} ({low:.3f} to {high:.3f}), {units}; chance "
+        f"importance: balanced accuracy {score}, {units}; chance "
         f"{metrics['chance']:.3f}; folds agree by {overlap} (Jaccard)"
     )
     say(f"importance: first: {first} -> {out}")

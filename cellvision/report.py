@@ -357,21 +357,18 @@ GATHERED: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def score(found: dict[str, Any], name: str = "balanced_accuracy") -> str:
     """`0.812 (0.700 to 0.900), 24 units`, and what the class with least rests on where that is little."""
-    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
-    return f"{value:.3f} ({low:.3f} to {high:.3f}), {scoring.units_told(found, name)}"
+    return f"{scoring.told(found, name)}, {scoring.units_told(found, name)}"
 
 
 def difference(found: dict[str, Any], name: str) -> str:
-    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return scoring.told(found, name, "+")
 
 
 def share(found: dict[str, Any], name: str) -> str:
     """`0.812 (0.700 to 0.900)`, in a table broken before the interval alone; a number where there is no interval."""
     if f"{name}_low" not in found:
         return f"{found[name]:.3f}"
-    value, low, high = (found[f"{name}{suffix}"] for suffix in ("", "_low", "_high"))
-    return f"{value:.3f} ({low:.3f}\xa0to\xa0{high:.3f})"
+    return scoring.told(found, name).replace(" to ", "\xa0to\xa0")
 
 
 def cannot_claim(one: Run) -> Iterator[str]:

@@ -20,7 +20,7 @@ from cellvision.core.errors import ConfigError, NoUsableInput
 from cellvision.core.progress import say, track
 from cellvision.core.rng import derive, torch_seed
 from cellvision.core.rundir import RunDir
-from cellvision.evidence import seen
+from cellvision.evidence import scoring, seen
 from cellvision.evidence.seen import Seen
 from cellvision.executors import local
 from cellvision.io import rawfolder
@@ -261,10 +261,10 @@ def report_to_person(out: Path) -> None:
     if "ap_50_after" not in metrics:
         say("train_segmenter: nothing was held out, so there is no score")
         return
-    before, after, low, high = (metrics[f"ap_50_{name}"] for name in ("before", "after", "after_low", "after_high"))
+    before, after = metrics["ap_50_before"], metrics["ap_50_after"]
     say(
         f"train_segmenter: AP at IoU 0.5 on {metrics['images_after']} held-out images {before:.3f} before, "
-        f"{after:.3f} ({low:.3f} to {high:.3f}) after, {metrics['units_after']} units"
+        f"{scoring.told(metrics, 'ap_50_after')} after, {metrics['units_after']} units"
     )
     if after < before:
         say("train_segmenter: it has become worse; keep the old weights, or correct more masks")

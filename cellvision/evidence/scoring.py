@@ -5,7 +5,8 @@ Scored rows are what is compared: one row a source or an item, with key, unit, t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,12 @@ def summarise(target: Target, scored: pd.DataFrame, items: pd.DataFrame) -> dict
     return scores
 
 
+def told(scores: Mapping[str, Any], name: str, sign: Literal["", "+"] = "") -> str:
+    """`0.812 (0.700 to 0.900)`; of a difference with `sign`."""
+    value, low, high = (scores[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
 def units_told(scores: dict[str, Any], name: str) -> str:
     """`24 units`; where a class rests on few or unequal ones, `24 units, one class on 1.2`."""
     units, effective = scores[f"{name}_units"], scores.get(f"{name}_effective_units")
@@ -114,11 +121,10 @@ def weights_told(scores: dict[str, Any], start: str = "") -> str:
 
 def inflation_told(scores: dict[str, Any]) -> str:
     """What a linear probe scores on unseen units and on random items; the gap is called inflation only where it is."""
-    gap, low, high = (scores[f"inflation{suffix}"] for suffix in ("", "_low", "_high"))
-    name = "inflation" if low > 0 else "no inflation is shown"
+    name = "inflation" if scores["inflation_low"] > 0 else "no inflation is shown"
     return (
         f"{scores['probe_unit_out']:.3f} on unseen units; {scores['probe_item_random']:.3f} if items were split at "
-        f"random: {gap:+.3f} ({low:+.3f} to {high:+.3f}), {name}"
+        f"random: {told(scores, 'inflation', '+')}, {name}"
     )
 
 
