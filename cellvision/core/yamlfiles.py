@@ -123,7 +123,7 @@ def _refuse_repeated(node: Any) -> None:
         name = key.value if isinstance(key.value, str) else ""
         if name in seen and name != "<<":
             raise _fault(key, f"the key {name!r} stands twice")
-        seen.add(name) if name else None
+        seen |= {name} - {""}
 
 
 def _fault(node: Any, problem: str) -> Exception:

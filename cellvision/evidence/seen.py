@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cellvision.branches.signatures import hash_texts
 from cellvision.core.errors import ConfigError, LeakError
-from cellvision.evidence.independence import spelling
 from cellvision.io.images import prints
+from cellvision.io.spelling import spelling
 
 if TYPE_CHECKING:
     from cellvision.branches.items import Items

@@ -79,9 +79,7 @@ def read(
     numbers become so many equally filled ranges. ConfigError when the column is missing, has fewer than two classes, or
     measures something.
     """
-    if name not in items.table:
-        raise ConfigError(f"no target {name!r}; the items have the columns {', '.join(items.table.columns)}")
-    label = items.table[name]
+    label = _column(items, name)
     text = label.astype(str)  # before any is left out: a hole would turn whole numbers into floats
     labelled = (label.notna() & ~text.isin(ignore)).to_numpy()
     if only is not None:
@@ -104,6 +102,12 @@ def read(
     number = {text: index for index, text in enumerate(classes)}
     codes = np.where(labelled, text.map(number).fillna(-1), -1).astype(np.int64)
     return Target(name, level_of(items, name, codes), classes, codes, left_out)
+
+
+def _column(items: Items, name: str) -> pd.Series:
+    if name not in items.table:
+        raise ConfigError(f"no target {name!r}; the items have the columns {', '.join(items.table.columns)}")
+    return items.table[name]
 
 
 def level_of(items: Items, name: str, label: NDArray[np.int64]) -> Level:
@@ -144,9 +148,7 @@ def strata(items: Items, name: str) -> pd.Series:
 
     ConfigError where there is no such column.
     """
-    if name not in items.table:
-        raise ConfigError(f"no target {name!r}; the items have the columns {', '.join(items.table.columns)}")
-    label = items.table[name]
+    label = _column(items, name)
     text = label.astype(str)
     labelled = label.notna().to_numpy()
     if measured(text[labelled]):
