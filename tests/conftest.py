@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import forked
 import numpy as np
 import pytest
 from sharing import shared
+
+from cellvision.core import signals
 
 # fixtures of several rooms
 pytest_plugins = [
@@ -42,6 +45,17 @@ def compiled(library: str) -> bool:
     """Is its bytecode stored beside it, as `make setup` does?"""
     place = importlib.util.find_spec(library)
     return bool(place and place.origin and Path(importlib.util.cache_from_source(place.origin)).exists())
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Signal handlers of the command line, and afterwards those of before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signals.install()
+    yield
+    signals.install()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

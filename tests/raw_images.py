@@ -35,9 +35,14 @@ def put(path: Path, data: bytes | None = None) -> Path:
     return path
 
 
+def exit_code(raw: Path, out: Path, *flags: str) -> int:
+    """Of the command, run in this process."""
+    return main("segment", [*PLAIN, "--raw", str(raw), "--out", str(out), *flags])
+
+
 def segmented(raw: Path, out: Path, *flags: str) -> pd.DataFrame:
-    """Run the command in this process; -> images.parquet by path. The tables must add up."""
-    assert main("segment", [*PLAIN, "--raw", str(raw), "--out", str(out), *flags]) == 0
+    """Run the command; -> images.parquet by path. The tables must add up."""
+    assert exit_code(raw, out, *flags) == 0
     images, cells = (pd.read_parquet(out / f"{name}.parquet") for name in ("images", "cells"))
     assert images["n_cells"].sum() == (cells["mode"] == "cell").sum() == len(cropstore.Crops(out / "crops"))
     return images.set_index("path")

@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from raw_images import discs, segmented
+from raw_images import discs, exit_code, segmented
 
 from cellvision import predict
 from cellvision.branches.image.branch import ImageBranch
 from cellvision.cells import brightness
 from cellvision.cells.pixels import ReadConfig, choose_ranges
-from cellvision.commandline.cli import main
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 from cellvision.io.images.intensity import full_scale
@@ -165,17 +164,7 @@ def test_a_range_is_neither_mostly_empty_nor_set_by_one_image(
 def test_a_range_without_meaning_is_one_line(
     depths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
 ) -> None:
-    command = [
-        "--raw",
-        str(depths["uint8"]),
-        "--out",
-        str(tmp_path / "run"),
-        "--segmenter",
-        "threshold",
-        "--workers",
-        "0",
-    ]
-    assert main("segment", [*command, *flags]) == 4
+    assert exit_code(depths["uint8"], tmp_path / "run", *flags) == 4
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -11,11 +11,10 @@ import pytest
 import tifffile
 from corpus import tiff
 from numpy.typing import NDArray
-from raw_images import discs, put, segmented
+from raw_images import discs, exit_code, put, segmented
 
 from cellvision import export, report
 from cellvision.branches.image.branch import ImageBranch
-from cellvision.commandline.cli import main
 from cellvision.core import files
 from cellvision.core.errors import ConfigError
 
@@ -110,17 +109,7 @@ def test_images_with_unlike_numbers_of_channels_are_one_line(
 ) -> None:
     save(tmp_path / "raw" / "g" / "a.ome.tif")
     put(tmp_path / "raw" / "g" / "b.tif", tiff(stains()[:2], metadata={"axes": "CYX"}))
-    command = [
-        "--raw",
-        str(tmp_path / "raw"),
-        "--out",
-        str(tmp_path / "run"),
-        "--segmenter",
-        "threshold",
-        "--workers",
-        "0",
-    ]
-    assert main("segment", [*command, "--segment-channels", "0"]) == 4
+    assert exit_code(tmp_path / "raw", tmp_path / "run", "--segment-channels", "0") == 4
     assert "the images have 2 and 3 channels; say which to keep with --channels" in capsys.readouterr().err
 
 

@@ -93,17 +93,6 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture
-def handlers() -> Any:
-    """Signal handlers of the command line, and afterwards those of before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signals.install()
-    yield
-    signals.install()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 # -- schedule --
 
 
